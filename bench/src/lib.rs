@@ -1,0 +1,1 @@
+//! Load drivers and side-by-side comparisons

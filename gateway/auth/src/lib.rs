@@ -1,0 +1,1 @@
+//! Passwords: argon2 hashes, SCRAM verifiers, a cache of successful checks

@@ -1,0 +1,1 @@
+//! The gateway process: listeners, TLS, authentication limits, admin HTTP

@@ -1,0 +1,1 @@
+//! The forms in which messages are stored, and conversions between them

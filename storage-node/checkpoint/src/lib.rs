@@ -1,0 +1,1 @@
+//! Checkpoints: the pages of a state machine on disk

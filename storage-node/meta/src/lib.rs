@@ -1,0 +1,1 @@
+//! The meta state machine: namespaces, users, queues, exchanges, bindings, nodes, leases

@@ -1,0 +1,1 @@
+//! Where each stored record lives: index, tail, reads, liveness and rewriting

@@ -1,0 +1,1 @@
+//! The storage node's threads, gRPC services and metrics

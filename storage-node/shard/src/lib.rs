@@ -1,0 +1,1 @@
+//! The shard state machine: logs, cursors, sessions; deterministic, without I/O
