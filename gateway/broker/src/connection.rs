@@ -36,8 +36,9 @@ impl Connection {
         todo!()
     }
 
-    /// Waits until the connection may send again after [`Flow::Wait`]; returns at once if it may, or is closed.
-    pub async fn writable(&self) {
+    /// Waits until the connection may send again after [`Flow::Wait`], and hands over what is still gathered;
+    /// returns at once if it may, or is closed. Cancel-safe.
+    pub async fn writable(&mut self) {
         todo!()
     }
 

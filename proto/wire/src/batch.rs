@@ -227,6 +227,12 @@ impl BatchBuilder {
         self.out.len()
     }
 
+    /// Adds all items of `other`, in order, as they are encoded.
+    pub fn extend(&mut self, other: &BatchBuilder) {
+        self.out.put_slice(&other.out[HEADER_BYTES..]);
+        self.items += other.items;
+    }
+
     fn item<E>(&mut self, kind: u8, write: impl FnOnce(&mut BytesMut) -> Result<(), E>) -> Result<(), E> {
         let start = self.out.len();
         self.out.put_u32_le(0);
