@@ -1,1 +1,39 @@
-//! Where each stored record lives: index, tail, reads, liveness and rewriting
+//! The record store: where (log, offset) lives, and how long (DESIGN 3.1, "the log is the message store").
+//!
+//! A body is written once, by the node log. This crate remembers where: in memory for what was applied lately, in index
+//! files (blocks of bit-packed columns) for the rest. It counts in *pointers* (offsets) what is still needed, says which
+//! segments hold nothing live, and copies the live rest of a mostly dead segment into a *store file* of its own.
+//!
+//! Danger: everything here that removes something decides over acknowledged messages. A file goes only when no live
+//! pointer leads into it, nobody reads it, and what replaced it is synced and named in the manifest.
+//!
+//! Who calls what: the store thread owns [`Records`]; it never blocks on the disk after [`Records::open`]. What needs the disk
+//! is handed out as a [`ReadTask`] or a [`Job`], run on another thread, and its result given back.
+//!
+//! ```text
+//! apply ──applied──▶ tail (bytes) + pending rows ──flush/next_job──▶ index file      checkpoint waits for rows_durable
+//! settle ─settled──▶ dead offsets per log ──▶ live pointers per file ──▶ removable / rewrite ──▶ store file + manifest
+//! read  ──▶ tail │ read-ahead │ ReadTask: index block, coalesced bodies, (group, index, term), checksum
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | [`types`] | places, answers, configuration, errors |
+//! | `store` | [`Records`]: what is known of every file and log |
+//! | `liveness` | settled, dropped, live counts, which segment may go |
+//! | `lookup` | rows, reads, read-ahead, export |
+//! | `maintain` | which job is due, and what a finished one changes |
+//! | `recover` | opening, and liveness from the state machine |
+//! | `set` | sets of offsets, a bit each |
+//! | `column`, `block`, `directory` | the index format, inner to outer |
+//! | `pending` | rows of segments whose index is not written yet |
+//! | `store_file`, `manifest` | what rewriting and importing write |
+//! | `read`, `job` | what runs off the store thread |
+//! | `tail`, `cache` | bytes and blocks in memory |
+#![forbid(unsafe_code)]
+
+mod store;
+pub mod types;
+
+pub use store::{Job, JobDone, JobOutcome, ReadDone, ReadTask, Records, part_log};
+pub use types::*;
