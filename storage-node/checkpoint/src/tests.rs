@@ -66,6 +66,12 @@ fn open(disk: &Arc<MemDisk>) -> (PageStore, Vec<Loaded>, Vec<Damaged>) {
     (opened.store, opened.loaded, opened.damaged)
 }
 
+/// A store that appends deltas only.
+fn open_for_deltas(disk: &Arc<MemDisk>) -> PageStore {
+    let config = Config { rewrite_bytes_min: u64::MAX, ..config() };
+    PageStore::open(Arc::clone(disk) as _, config).unwrap().store
+}
+
 fn save(store: &mut PageStore, index: u64) -> Result<crate::Saved, crate::JobError> {
     let job = store.begin(GROUP, mark(index), dirty(index)).unwrap();
     store.job_done(job.run())

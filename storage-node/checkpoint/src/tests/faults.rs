@@ -55,7 +55,7 @@ fn a_crash_at_any_step_leaves_the_last_durable_checkpoint_or_the_one_under_way()
 #[test]
 fn a_flip_of_any_byte_is_damage_or_in_the_last_delta_a_cut() {
     let disk = Arc::new(MemDisk::default());
-    let (mut store, ..) = open(&disk);
+    let mut store = open_for_deltas(&disk);
     let mut last_begin = 0;
     for index in 1..=4 {
         last_begin = disk.total_bytes();
@@ -161,7 +161,7 @@ fn damage_that_a_rewrite_meets_is_reported_and_healed_by_a_replacement() {
 #[test]
 fn a_failed_sync_is_final() {
     let disk = Arc::new(MemDisk::default());
-    let (mut store, ..) = open(&disk);
+    let mut store = open_for_deltas(&disk);
     save(&mut store, 1).unwrap();
     let before = disk.steps();
     save(&mut store, 2).unwrap();
