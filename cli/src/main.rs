@@ -1,2 +1,25 @@
-//! The `longshore` command.
-fn main() {}
+//! The `longshore` command: wiring only. Each subcommand is a file; what it starts lives in its own crate.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod args;
+mod config;
+mod dev;
+mod logging;
+mod part;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> std::process::ExitCode {
+    let args = args::Args::parse();
+    match args.run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("longshore: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -4,6 +4,8 @@
 //! ends must share are constants here.
 #![forbid(unsafe_code)]
 
+pub mod transport;
+
 pub use longshore_wire as wire;
 
 /// Version 1 of the contract.

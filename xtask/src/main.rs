@@ -1,2 +1,88 @@
-//! The developers commands.
-fn main() {}
+//! The developers' commands: `cargo xtask COMMAND`. Each says what it does before it does it.
+//!
+//! | command | what |
+//! |---|---|
+//! | `check` | format, clippy, tidy, unit tests, a minute of simulation |
+//! | `test` | all of that, then whole-system tests and the clients in five languages |
+//! | `sim [SEED]` | the simulation: all seeds of CI, or one again |
+//! | `chaos` | the fault tests at full size |
+//! | `bench ...` | the comparisons of `bench/` |
+//! | `tidy` | our own rules over the source text |
+
+mod clients;
+mod run;
+mod tidy;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask check | test [--no-clients] | sim [SEED] | chaos | clients [NAME...] | tidy";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["tidy"] => tidy::run(),
+        ["check"] => check(),
+        ["test"] => {
+            check()?;
+            system()?;
+            clients::run(&[])
+        }
+        ["test", "--no-clients"] => {
+            check()?;
+            system()
+        }
+        ["sim"] => sim(None),
+        ["sim", seed] => sim(Some(seed)),
+        ["chaos"] => chaos(),
+        ["clients", names @ ..] => clients::run(names),
+        _ => bail!(USAGE),
+    }
+}
+
+/// What is quick: everything that needs no process of its own.
+fn check() -> Result<()> {
+    run::step("format", "cargo", &["fmt", "--all", "--check"], &[])?;
+    run::step(
+        "clippy, warnings refused",
+        "cargo",
+        &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"],
+        &[],
+    )?;
+    tidy::run()?;
+    run::step("unit tests", "cargo", &["test", "--workspace", "--exclude", "longshore-tests", "--quiet"], &[])?;
+    sim(None)
+}
+
+/// The simulation; a failing seed is printed with the command that repeats it.
+fn sim(seed: Option<&str>) -> Result<()> {
+    let env: Vec<(&str, &str)> = seed.map(|seed| ("LONGSHORE_SIM_SEED", seed)).into_iter().collect();
+    run::step(
+        "simulation",
+        "cargo",
+        &["test", "--profile", "sim", "--quiet", "-p", "longshore-tests", "--test", "simulation"],
+        &env,
+    )
+}
+
+/// Real processes of the release build, real clients, kill -9.
+fn system() -> Result<()> {
+    run::step("release build", "cargo", &["build", "--release", "--quiet", "-p", "longshore"], &[])?;
+    run::step(
+        "whole-system tests",
+        "cargo",
+        &["test", "--quiet", "-p", "longshore-tests", "--test", "system", "--", "--test-threads", "2"],
+        &[],
+    )
+}
+
+/// The fault tests at full size.
+fn chaos() -> Result<()> {
+    run::step("release build", "cargo", &["build", "--release", "--quiet", "-p", "longshore"], &[])?;
+    run::step(
+        "fault tests at full size",
+        "cargo",
+        &["test", "-p", "longshore-tests", "--test", "system", "--", "--test-threads", "1", "--nocapture", "fault"],
+        &[("LONGSHORE_CHAOS", "full")],
+    )
+}

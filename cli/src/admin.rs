@@ -1,0 +1,269 @@
+//! Administration: each command is a call of a gateway's management API, shown as a table or as JSON.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// What can be listed, inspected and changed.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the storage nodes.
+    Nodes(Target),
+    /// List the shards, their replicas and leaders.
+    Shards(Target),
+    /// List the gateways.
+    Gateways(Target),
+    /// List the client connections of this gateway.
+    Connections(Target),
+    /// Close a client connection of this gateway.
+    CloseConnection {
+        /// Its id, as listed.
+        id: u64,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the queues of a virtual host.
+    Queues(InVhost),
+    /// List the exchanges of a virtual host.
+    Exchanges(InVhost),
+    /// List the bindings of a virtual host.
+    Bindings(InVhost),
+    /// Tell why the messages of a queue are not being delivered.
+    Explain {
+        /// The queue's name.
+        queue: String,
+        #[command(flatten)]
+        vhost: InVhost,
+    },
+    /// List the virtual hosts.
+    Vhosts(Target),
+    /// Make a virtual host.
+    AddVhost {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Delete a virtual host and everything in it.
+    DeleteVhost {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// List the users.
+    Users(Target),
+    /// Make a user, or change its password.
+    AddUser {
+        /// Its name.
+        name: String,
+        /// Its password.
+        #[arg(env = "LONGSHORE_NEW_PASSWORD", hide_env_values = true)]
+        password: String,
+        /// May administer.
+        #[arg(long)]
+        administrator: bool,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Delete a user; its connections close.
+    DeleteUser {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Set what a user may configure, write and read in a virtual host (regular expressions).
+    SetPermissions {
+        /// The user's name.
+        name: String,
+        /// Names that it may make, change and delete.
+        configure: String,
+        /// Names that it may publish to.
+        write: String,
+        /// Names that it may consume from.
+        read: String,
+        #[command(flatten)]
+        vhost: InVhost,
+    },
+    /// Take a user's rights in a virtual host away.
+    ClearPermissions {
+        /// The user's name.
+        name: String,
+        #[command(flatten)]
+        vhost: InVhost,
+    },
+}
+
+/// Which gateway is asked, as whom, and how the answer is shown.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// A gateway's management address.
+    #[arg(long, default_value = "http://127.0.0.1:15672", env = "LONGSHORE_URL")]
+    url: String,
+    /// An administrator.
+    #[arg(long, default_value = "guest", env = "LONGSHORE_USER")]
+    user: String,
+    /// The administrator's password.
+    #[arg(long, default_value = "guest", env = "LONGSHORE_PASSWORD", hide_env_values = true)]
+    password: String,
+    /// Show JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A virtual host of a gateway.
+#[derive(Clone, Debug, Args)]
+pub struct InVhost {
+    /// The virtual host.
+    #[arg(long, default_value = "/")]
+    vhost: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Command {
+    /// Makes the call and shows the answer.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Command::Nodes(target) => target.show("nodes"),
+            Command::Shards(target) => target.show("shards"),
+            Command::Gateways(target) => target.show("gateways"),
+            Command::Connections(target) => target.show("connections"),
+            Command::CloseConnection { id, target } => target.change("DELETE", &format!("connections/{id}"), None),
+            Command::Queues(vhost) => vhost.target.show(&format!("queues/{}", encode(&vhost.vhost))),
+            Command::Exchanges(vhost) => vhost.target.show(&format!("exchanges/{}", encode(&vhost.vhost))),
+            Command::Bindings(vhost) => vhost.target.show(&format!("bindings/{}", encode(&vhost.vhost))),
+            Command::Explain { queue, vhost } => {
+                vhost.target.show(&format!("explain/{}/{}", encode(&vhost.vhost), encode(&queue)))
+            }
+            Command::Vhosts(target) => target.show("vhosts"),
+            Command::AddVhost { name, target } => target.change("PUT", &format!("vhosts/{}", encode(&name)), None),
+            Command::DeleteVhost { name, target } => {
+                target.change("DELETE", &format!("vhosts/{}", encode(&name)), None)
+            }
+            Command::Users(target) => target.show("users"),
+            Command::AddUser { name, password, administrator, target } => {
+                let body = json!({"password": password, "administrator": administrator});
+                target.change("PUT", &format!("users/{}", encode(&name)), Some(body))
+            }
+            Command::DeleteUser { name, target } => target.change("DELETE", &format!("users/{}", encode(&name)), None),
+            Command::SetPermissions { name, configure, write, read, vhost } => {
+                let body = json!({"configure": configure, "write": write, "read": read});
+                vhost.target.change("PUT", &permission(&vhost, &name), Some(body))
+            }
+            Command::ClearPermissions { name, vhost } => vhost.target.change("DELETE", &permission(&vhost, &name), None),
+        }
+    }
+}
+
+fn permission(vhost: &InVhost, user: &str) -> String {
+    format!("permissions/{}/{}", encode(&vhost.vhost), encode(user))
+}
+
+impl Target {
+    fn show(&self, path: &str) -> Result<()> {
+        let answer = self.call("GET", path, None)?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&answer)?);
+        } else {
+            print!("{}", table(&answer));
+        }
+        Ok(())
+    }
+
+    fn change(&self, method: &str, path: &str, body: Option<Value>) -> Result<()> {
+        let answer = self.call(method, path, body)?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&answer)?);
+        } else {
+            println!("done");
+        }
+        Ok(())
+    }
+
+    fn call(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
+        let url = format!("{}/api/{path}", self.url.trim_end_matches('/'));
+        let credentials = base64::Engine::encode(
+            &base64::engine::general_purpose::STANDARD,
+            format!("{}:{}", self.user, self.password),
+        );
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let authorization = format!("Basic {credentials}");
+        let sent = match method {
+            "GET" => agent.get(&url).header("Authorization", &authorization).call(),
+            "DELETE" => agent.delete(&url).header("Authorization", &authorization).call(),
+            _ => agent.put(&url).header("Authorization", &authorization).send_json(body.unwrap_or(json!({}))),
+        };
+        let mut response = sent.with_context(|| format!("cannot reach a gateway at {}", self.url))?;
+        let status = response.status();
+        let text = response.body_mut().read_to_string()?;
+        let answer: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
+        if !status.is_success() {
+            bail!("{}", answer.get("error").and_then(Value::as_str).unwrap_or("the gateway refused without a word"));
+        }
+        Ok(answer)
+    }
+}
+
+/// Percent-encodes one part of a path.
+fn encode(part: &str) -> String {
+    let mut out = String::new();
+    for byte in part.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
+/// A list of objects as columns; one object as lines.
+fn table(answer: &Value) -> String {
+    let Value::Array(rows) = answer else {
+        return serde_json::to_string_pretty(answer).map(|text| text + "\n").unwrap_or_default();
+    };
+    let mut columns: Vec<&str> = Vec::new();
+    for key in rows.iter().filter_map(Value::as_object).flat_map(|row| row.keys()) {
+        if !columns.contains(&key.as_str()) {
+            columns.push(key);
+        }
+    }
+    let cell = |row: &Value, column: &str| match row.get(column) {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    };
+    let widths: Vec<usize> = columns
+        .iter()
+        .map(|column| rows.iter().map(|row| cell(row, column).chars().count()).chain([column.len()]).max().unwrap_or(0))
+        .collect();
+    let line = |cells: Vec<String>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    let mut out = line(columns.iter().map(|column| (*column).to_owned()).collect());
+    for row in rows {
+        out += &line(columns.iter().map(|column| cell(row, column)).collect());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_become_columns() {
+        let rows = json!([{"name": "q", "messages": 12}, {"name": "longer", "messages": 3}]);
+        assert_eq!(table(&rows), "messages  name\n12        q\n3         longer\n");
+    }
+
+    #[test]
+    fn path_parts_are_encoded() {
+        assert_eq!(encode("/"), "%2F");
+        assert_eq!(encode("a b"), "a%20b");
+    }
+}
