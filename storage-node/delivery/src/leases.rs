@@ -1,0 +1,141 @@
+//! The leases of one queue: which message is out with whom. One live lease per message, by construction.
+
+use crate::command::ConsumerKey;
+use longshore_io::Mono;
+use longshore_wire::{LeaseId, Offset, OffsetRange, SessionId, Term};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One message that is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub id: LeaseId,
+    /// The term in which it was handed over.
+    pub term: Term,
+    pub owner: ConsumerKey,
+    /// It ends then by itself; while it is ending: its return is proposed again then.
+    pub deadline: Option<Mono>,
+    /// It ended; the return is being replicated. Still out until that is applied.
+    pub ending: bool,
+}
+
+/// Leases by offset.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    out: BTreeMap<Offset, Lease>,
+    deadlines: BTreeSet<(Mono, Offset)>,
+}
+
+impl Leases {
+    pub fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    pub fn get(&self, at: Offset) -> Option<&Lease> {
+        self.out.get(&at)
+    }
+
+    pub fn contains(&self, at: Offset) -> bool {
+        !self.out.is_empty() && self.out.contains_key(&at)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (Offset, &Lease)> {
+        self.out.iter().map(|(at, lease)| (*at, lease))
+    }
+
+    /// Whether the message is out now.
+    pub fn insert(&mut self, at: Offset, lease: Lease) {
+        if let Some(deadline) = lease.deadline {
+            self.deadlines.insert((deadline, at));
+        }
+        let before = self.out.insert(at, lease);
+        debug_assert!(before.is_none(), "a message out twice: {at:?}");
+    }
+
+    pub fn remove(&mut self, at: Offset) -> Option<Lease> {
+        let lease = self.out.remove(&at)?;
+        if let Some(deadline) = lease.deadline {
+            self.deadlines.remove(&(deadline, at));
+        }
+        Some(lease)
+    }
+
+    /// Ends all leases in `range`; how many.
+    pub fn remove_range(&mut self, range: OffsetRange) -> u64 {
+        if range.first == range.last {
+            return u64::from(self.remove(range.first).is_some());
+        }
+        let mut removed = 0;
+        for (at, lease) in self.out.extract_if(range.first..=range.last, |_, _| true) {
+            if let Some(deadline) = lease.deadline {
+                self.deadlines.remove(&(deadline, at));
+            }
+            removed += 1;
+        }
+        removed
+    }
+
+    /// Gives a lease that stands to the consumer that holds it now.
+    pub fn hand_on(&mut self, at: Offset, to: ConsumerKey) {
+        if let Some(lease) = self.out.get_mut(&at) {
+            lease.owner = to;
+        }
+    }
+
+    /// Begins the end of a lease: its return is proposed again at `again` unless it is applied before.
+    pub fn end(&mut self, at: Offset, again: Mono) {
+        let Some(lease) = self.out.get_mut(&at) else { return };
+        if let Some(deadline) = lease.deadline {
+            self.deadlines.remove(&(deadline, at));
+        }
+        lease.deadline = Some(again);
+        lease.ending = true;
+        self.deadlines.insert((again, at));
+    }
+
+    /// Offsets whose deadline has come.
+    pub fn due(&self, now: Mono) -> Vec<Offset> {
+        self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now).map(|(_, at)| *at).collect()
+    }
+
+    /// The earliest deadline.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// What one consumer has out, in order.
+    pub fn of_consumer(&self, owner: ConsumerKey) -> Vec<Offset> {
+        self.out.iter().filter(|(_, lease)| lease.owner == owner && !lease.ending).map(|(at, _)| *at).collect()
+    }
+
+    /// What one session has out, in order.
+    pub fn of_session(&self, session: SessionId) -> Vec<Offset> {
+        let mine = |lease: &Lease| lease.owner.session == session && !lease.ending;
+        self.out.iter().filter(|(_, lease)| mine(lease)).map(|(at, _)| *at).collect()
+    }
+
+    /// Whether the session has anything out.
+    pub fn has_session(&self, session: SessionId) -> bool {
+        self.out.values().any(|lease| lease.owner.session == session)
+    }
+
+    /// Everything that is out, as runs.
+    pub fn ranges(&self) -> Vec<OffsetRange> {
+        runs(self.out.keys().copied())
+    }
+}
+
+/// Ascending offsets as runs.
+pub(crate) fn runs(offsets: impl Iterator<Item = Offset>) -> Vec<OffsetRange> {
+    let mut ranges: Vec<OffsetRange> = Vec::new();
+    for at in offsets {
+        match ranges.last_mut() {
+            Some(last) if last.last.plus(1) == at => last.last = at,
+            _ => ranges.push(OffsetRange::one(at)),
+        }
+    }
+    ranges
+}
