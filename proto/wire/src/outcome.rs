@@ -23,6 +23,8 @@ pub enum Refusal {
     UnknownCursor = 7,
     /// A bound of the shard's state is reached.
     LimitReached = 8,
+    /// The session was closed for ever and cannot be opened again.
+    UnknownSession = 9,
 }
 
 impl Refusal {
@@ -37,6 +39,7 @@ impl Refusal {
             6 => Refusal::OutOfSequence,
             7 => Refusal::UnknownCursor,
             8 => Refusal::LimitReached,
+            9 => Refusal::UnknownSession,
             _ => return None,
         })
     }

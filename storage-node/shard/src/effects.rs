@@ -15,9 +15,8 @@ use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, LogTime, Offset, OffsetR
 pub struct Effects {
     /// Records that were stored, one row per target log.
     pub rows: Vec<Row>,
-    /// Offsets whose records may be freed: settled and not rewindable, trimmed, or of a dropped log. Never names
-    /// an offset twice over the life of a log, except that a dropped log's whole span is named in one range,
-    /// whatever of it was released before.
+    /// Offsets whose records may be freed: settled and not rewindable, or trimmed. A purge may name some that were
+    /// named before; nothing else does. A dropped log is not named: [`Event::Dropped`] frees all of it.
     pub released: Vec<(LogId, Vec<OffsetRange>)>,
     /// What delivery acts on.
     pub events: Vec<Event>,
@@ -37,10 +36,7 @@ impl Effects {
 
     /// Whether nothing happened.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-            && self.released.is_empty()
-            && self.events.is_empty()
-            && self.outcomes.is_empty()
+        self.rows.is_empty() && self.released.is_empty() && self.events.is_empty() && self.outcomes.is_empty()
     }
 
     pub(crate) fn release(&mut self, log: LogId, ranges: Vec<OffsetRange>) {
