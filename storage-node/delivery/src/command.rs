@@ -1,6 +1,8 @@
 //! What gateways ask of delivery, in this crate's words. The node translates frames into these.
 
-use longshore_wire::{CursorId, LeaseId, LogId, LogTime, Offset, SessionId, Term};
+use bytes::Bytes;
+use longshore_wire::spec::LogSpec;
+use longshore_wire::{CursorId, LeaseId, LogId, LogTime, NamespaceId, Offset, SessionId, Term};
 
 /// A consumer: unique within the gateway's session. Number 0 stands for the session's gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,4 +117,51 @@ pub enum Refused {
     Busy,
     /// This replica does not lead the shard.
     NotLeader,
+}
+
+/// A transient queue as it is asked for. Two are the same when all of this is equal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransientDeclare {
+    /// Namespace of the name.
+    pub namespace: NamespaceId,
+    /// Its name.
+    pub name: Bytes,
+    /// The client connection (session, connection) that alone may use it.
+    pub owner: Option<(SessionId, u64)>,
+    /// Goes when the last consumer leaves.
+    pub auto_delete: bool,
+    /// As the client gave them, for equivalence.
+    pub arguments: Bytes,
+    /// Its settings.
+    pub spec: LogSpec,
+    /// Goes when nobody consumed, got or declared for this long, in milliseconds; 0: never.
+    pub expires_ms: u64,
+    /// One consumer at a time.
+    pub single_active: bool,
+}
+
+/// A transient queue as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransientInfo {
+    /// Its log.
+    pub log: LogId,
+    /// Made by this declare.
+    pub created: bool,
+    /// Its counts.
+    pub counts: Counts,
+    /// See [`TransientDeclare::owner`].
+    pub owner: Option<(SessionId, u64)>,
+    /// See [`TransientDeclare::auto_delete`].
+    pub auto_delete: bool,
+    /// See [`TransientDeclare::arguments`].
+    pub arguments: Bytes,
+}
+
+/// What became of a transient append. Targets in neither list have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TransientAppended {
+    /// Targets that do not exist.
+    pub missing: Vec<LogId>,
+    /// Targets that refused it because a bound is reached.
+    pub full: Vec<LogId>,
 }

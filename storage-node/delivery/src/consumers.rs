@@ -4,6 +4,7 @@
 //! not in the ring, so that a thousand of them cost nothing per message.
 
 use crate::command::{Attach, ConsumerKey, Refused};
+use crate::explain::Reason;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -71,10 +72,6 @@ impl Consumers {
 
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
-    }
-
-    pub fn contains(&self, key: ConsumerKey) -> bool {
-        self.all.contains_key(&key)
     }
 
     pub fn keys(&self) -> impl Iterator<Item = ConsumerKey> + '_ {
@@ -220,15 +217,31 @@ impl Consumers {
         self.next().is_some()
     }
 
-    /// The active consumer, where only one may be.
-    pub fn active(&self) -> Option<ConsumerKey> {
-        self.active.filter(|_| self.single_active)
-    }
-
-    /// Consumers that have no credit, and how many are suspended.
-    pub fn blocked(&self) -> (Vec<ConsumerKey>, u64) {
-        let idle = self.all.iter().filter(|(_, consumer)| !consumer.suspended && !consumer.in_ring);
-        let suspended = self.all.values().filter(|consumer| consumer.suspended).count();
-        (idle.map(|(key, _)| *key).collect(), suspended as u64)
+    /// Why nobody could get a message now; empty if someone could.
+    pub fn blocked(&self, listed_max: usize) -> Vec<Reason> {
+        if self.all.is_empty() {
+            return vec![Reason::NoConsumer];
+        }
+        let active = self.active.filter(|_| self.single_active);
+        let served = |key: &ConsumerKey| active.is_none_or(|active| active == *key);
+        if self.all.iter().any(|(key, consumer)| consumer.in_ring && served(key)) {
+            return Vec::new();
+        }
+        let mut reasons = Vec::new();
+        let idle = self.all.iter().filter(|(key, consumer)| !consumer.suspended && served(key));
+        let consumers: Vec<ConsumerKey> = idle.map(|(key, _)| *key).take(listed_max).collect();
+        if !consumers.is_empty() {
+            reasons.push(Reason::NoCredit { consumers });
+        }
+        let suspended = self.all.values().filter(|consumer| consumer.suspended).count() as u64;
+        if suspended > 0 {
+            reasons.push(Reason::Suspended { consumers: suspended });
+        }
+        if let Some(active) = active
+            && self.all.len() > 1
+        {
+            reasons.push(Reason::SingleActiveStandby { active, standing_by: self.all.len() as u64 - 1 });
+        }
+        reasons
     }
 }

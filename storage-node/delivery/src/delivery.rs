@@ -1,131 +1,529 @@
-//! Delivery of one shard: the commands of gateways, the events of apply, and the turn. Called by the node's turn loop only.
-#![allow(clippy::todo, unused_variables)]
-use crate::*;
-use bytes::Bytes;
+//! Delivery of one shard: the commands of gateways and the turn. Called by the node's turn loop only.
+//!
+//! Danger: everything here is volatile and true only for the term that `become_leader` was given. The rules of the
+//! calls stand at each method; breaking them hands messages over twice or leaves them lying.
+
+use crate::action::{Action, Actions, LoadId};
+use crate::agenda::Agenda;
+use crate::command::{Attach, ConsumerKey, Counts, Held, Mode, QueueId, Refused};
+use crate::config::{Config, Counters};
+use crate::consumers::Credit;
+use crate::core::{Core, Turn, Waiting, earlier};
+use crate::desk::Get;
+use crate::durable::Durable;
+use crate::reader::Reader;
+use crate::takes::{TAKE_MAX, Wish};
+use crate::transients::Transients;
+use crate::view::{CursorView, View};
 use longshore_io::Mono;
-use longshore_shard::Event;
-use longshore_wire::batch::{Batch, Item, Settle};
-use longshore_wire::record::Record;
+use longshore_wire::batch::Item;
 use longshore_wire::row::Row;
-use longshore_wire::spec::LogSpec;
-use longshore_wire::*;
+use longshore_wire::{CursorId, LogId, LogTime, Offset, SessionId, ShardId, Term};
+use std::collections::BTreeMap;
 
-/// A transient queue as it is asked for.
-#[derive(Clone, Debug)]
-pub struct TransientDeclare {
-    /// Namespace of the name.
-    pub namespace: NamespaceId,
-    /// Its name.
-    pub name: Bytes,
-    /// The client connection that alone may use it: (session, connection).
-    pub owner: Option<(SessionId, u64)>,
-    /// Goes when the last consumer leaves.
-    pub auto_delete: bool,
-    /// As the client gave them, for equivalence.
-    pub arguments: Bytes,
-    /// Its settings.
-    pub spec: LogSpec,
-    /// Goes when unused this long, in milliseconds; 0: never.
-    pub expires_ms: u64,
-    /// One consumer at a time.
-    pub single_active: bool,
-}
-/// A transient queue as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TransientInfo {
-    /// Its log.
-    pub log: LogId,
-    /// Made by this declare.
-    pub created: bool,
-    /// Its counts.
-    pub counts: Counts,
-    /// See [`TransientDeclare::owner`].
-    pub owner: Option<(SessionId, u64)>,
-    /// See [`TransientDeclare::auto_delete`].
-    pub auto_delete: bool,
-    /// See [`TransientDeclare::arguments`].
-    pub arguments: Bytes,
-}
-/// What became of a transient append.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TransientAppended {
-    /// Targets that do not exist.
-    pub missing: Vec<LogId>,
-    /// Targets that refused it because a bound is reached.
-    pub full: Vec<LogId>,
-}
+/// Queues that one turn looks at; the others wait for the next.
+const TURN_QUEUES_MAX: usize = 1_024;
 
-/// Delivery of one shard.
+/// Delivery of one shard. Does nothing, and refuses everything, while this replica does not lead it.
 #[derive(Debug)]
-pub struct Delivery {}
+pub struct Delivery {
+    pub(crate) leading: bool,
+    pub(crate) core: Core,
+    pub(crate) durable: BTreeMap<QueueId, Durable>,
+    pub(crate) transients: Transients,
+    pub(crate) consumers: BTreeMap<ConsumerKey, QueueId>,
+    pub(crate) agenda: Agenda,
+    /// The last turn was not allowed to deliver.
+    held_up: bool,
+}
 
 impl Delivery {
-    /// Delivery of `shard`; does nothing until [`Delivery::become_leader`].
-    pub fn new(shard: ShardId, config: Config) -> Delivery { todo!() }
-    /// Call once an entry of the new term is applied, so that everything earlier is.
-    pub fn become_leader(&mut self, now: Mono, term: Term, shard: &impl View) { todo!() }
-    /// Forgets everything; transient queues end, their consumers are cancelled.
-    pub fn resign(&mut self, out: &mut Actions) { todo!() }
-    /// The term it leads, if it does.
-    pub fn term(&self) -> Option<Term> { todo!() }
-    /// Every event of apply, after the apply, in order.
-    pub fn on_event(&mut self, now: Mono, event: &Event, shard: &impl View) { todo!() }
-    /// The rows of an apply, after its events.
-    pub fn appended_rows(&mut self, rows: &[Row], shard: &impl View) { todo!() }
-    /// Answers `LoadRows`.
-    pub fn rows_loaded(&mut self, now: Mono, id: LoadId, rows: Vec<Row>, shard: &impl View) { todo!() }
-    /// Answers `FindTime`.
-    pub fn time_found(&mut self, id: LoadId, offset: Offset) { todo!() }
-    /// `LoadRows` or `FindTime` could not be answered; asked again after a while.
-    pub fn load_failed(&mut self, now: Mono, id: LoadId) { todo!() }
-    /// Makes a consumer; answered by `Attached` in the next turn.
-    pub fn attach(&mut self, now: Mono, attach: Attach, shard: &impl View) { todo!() }
-    /// Ends a consumer. `keep_leases`: the channel still owes settlements; else they are returned.
-    pub fn detach(&mut self, now: Mono, key: ConsumerKey, keep_leases: bool) { todo!() }
-    /// Raises a consumer's credit: cumulative since its attach; lower values are ignored.
-    pub fn credit(&mut self, key: ConsumerKey, messages: u64, bytes: u64) { todo!() }
-    /// Leases that a session holds without a consumer (gets, cancelled consumers), after a leader change.
-    pub fn hold(&mut self, now: Mono, session: SessionId, queue: QueueId, held: &[Held], shard: &impl View) { todo!() }
-    /// basic.get; answered by `Got`.
-    pub fn get(&mut self, session: SessionId, request: u64, queue: QueueId, shard: &impl View) { todo!() }
-    /// Takes for a receiver without a connection; answered by `Took`.
-    #[allow(clippy::too_many_arguments)]
-    pub fn take(&mut self, now: Mono, request: u64, queue: QueueId, max: u32, visibility_ms: u64, wait_ms: u64, shard: &impl View) { todo!() }
-    /// The session has attached again all that it holds in this shard.
-    pub fn session_reported(&mut self, session: SessionId) { todo!() }
-    /// The session's stream to this node broke: its consumers get nothing until they attach again; leases stand.
-    pub fn link_lost(&mut self, session: SessionId) { todo!() }
-    /// The session ended: its consumers go, its leases are returned, its exclusive queues end.
-    pub fn session_gone(&mut self, now: Mono, session: SessionId) { todo!() }
-    /// Counts; `None`: no such log.
-    pub fn stat(&self, queue: QueueId, shard: &impl View) -> Option<Counts> { todo!() }
-    /// Why nothing is delivered.
-    pub fn explain(&self, log_time: LogTime, may_deliver: bool, queue: QueueId, shard: &impl View) -> Explanation { todo!() }
-    /// The item to propose for a purge; `None`: no such log. For durable logs.
-    pub fn purge_item(&self, queue: QueueId, shard: &impl View) -> Option<Item> { todo!() }
-    /// Filters a settle before it is proposed; `None`: unchanged.
-    pub fn admit_settle(&self, settle: &Settle, session: SessionId) -> Option<Settle> { todo!() }
-    /// The batch to propose instead when a settle in it must be filtered; `None`: as it is.
-    pub fn admit_batch(&self, batch: &Batch) -> Result<Option<Bytes>, DecodeError> { todo!() }
-    /// One turn.
-    pub fn turn(&mut self, now: Mono, log_time: LogTime, may_deliver: bool, shard: &impl View, out: &mut Actions) { todo!() }
-    /// When the next turn is due without other input; at once if work is left.
-    pub fn next_deadline(&self) -> Option<Mono> { todo!() }
-    /// For metrics.
-    pub fn counters(&self) -> Counters { todo!() }
+    /// Delivery of `shard`, which this replica does not lead yet.
+    pub fn new(shard: ShardId, config: Config) -> Delivery {
+        Delivery {
+            leading: false,
+            core: Core::new(config),
+            durable: BTreeMap::new(),
+            transients: Transients::new(shard),
+            consumers: BTreeMap::new(),
+            agenda: Agenda::default(),
+            held_up: false,
+        }
+    }
 
-    /// Makes or finds a transient queue. `asker` is the client connection.
-    pub fn transient_declare(&mut self, now: Mono, asker: (SessionId, u64), declare: TransientDeclare) -> Result<TransientInfo, Refused> { todo!() }
-    /// Finds one by name.
-    pub fn transient_find(&self, namespace: NamespaceId, name: &[u8]) -> Option<TransientInfo> { todo!() }
-    /// Deletes one; how many messages it had.
-    pub fn transient_delete(&mut self, log: LogId, if_unused: bool, if_empty: bool) -> Result<u64, Refused> { todo!() }
-    /// Deletes everything that a client connection owns; how many queues.
-    pub fn transient_delete_owned(&mut self, session: SessionId, owner: u64) -> u64 { todo!() }
-    /// Appends to all targets that exist and have room.
-    pub fn transient_append(&mut self, log_time: LogTime, record: Record) -> TransientAppended { todo!() }
-    /// Settles deliveries of a transient queue; offsets of an older term are dropped.
-    pub fn transient_settle(&mut self, session: SessionId, log: LogId, acked: &[Offset], returned: &[Offset]) { todo!() }
-    /// Drops what is ready in a transient queue; how many messages.
-    pub fn transient_purge(&mut self, log: LogId) -> Result<u64, Refused> { todo!() }
+    /// Begins a term. Call it once an entry of that term is applied, so that everything earlier is: what is stored
+    /// now may have been delivered by an earlier leader, what is appended later was not.
+    pub fn become_leader(&mut self, now: Mono, term: Term, shard: &impl View) {
+        self.forget();
+        self.leading = true;
+        self.core.begin(term, shard.applied());
+        self.transients.begin(term);
+        let sessions = shard.sessions();
+        if !sessions.is_empty() {
+            let until = now.plus_ms(self.core.config.report_wait_ms);
+            self.core.waiting = Some(Waiting { sessions: sessions.into_iter().collect(), until });
+        }
+        for (log, cursor) in shard.unsettled_queues() {
+            self.track(QueueId { log, cursor });
+        }
+    }
+
+    /// Ends the term: everything is forgotten. Consumers of durable logs hear of the new leader by the node's own push;
+    /// those of transient queues are cancelled, because their queues are gone.
+    pub fn resign(&mut self, out: &mut Actions) {
+        self.transients.resign(&mut self.core, out);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.leading = false;
+        self.held_up = false;
+        self.core.end();
+        self.durable.clear();
+        self.consumers.clear();
+        self.agenda.clear();
+    }
+
+    /// The term that this replica leads, if it does.
+    pub fn term(&self) -> Option<Term> {
+        self.leading.then_some(self.core.term)
+    }
+
+    /// For metrics.
+    pub fn counters(&self) -> Counters {
+        Counters { consumers: self.consumers.len() as u64, ..self.core.counters }
+    }
+
+    /// The queue, remembered from now on and looked at in the next turn.
+    pub(crate) fn track(&mut self, queue: QueueId) -> &mut Durable {
+        self.agenda.mark(queue);
+        self.durable.entry(queue).or_insert_with(|| Durable::new(queue))
+    }
+
+    /// Remembered queues of a log.
+    pub(crate) fn queues_of(&self, log: LogId) -> Vec<QueueId> {
+        let first = QueueId { log, cursor: CursorId(0) };
+        let last = QueueId { log, cursor: CursorId(u32::MAX) };
+        self.durable.range(first..=last).map(|(queue, _)| *queue).collect()
+    }
+
+    /// Makes a consumer; answered by [`Action::Attached`] in the next turn. One of the same key is replaced. Transient
+    /// queues and settlement cursors refuse what they do not have: [`Refused::UnknownLog`].
+    pub fn attach(&mut self, now: Mono, attach: Attach, shard: &impl View) {
+        let to = attach.key;
+        let result = self.try_attach(now, attach, shard);
+        self.core.outbox.push(Action::Attached { to, result });
+    }
+
+    fn try_attach(&mut self, now: Mono, attach: Attach, shard: &impl View) -> Result<(), Refused> {
+        if !self.leading {
+            return Err(Refused::NotLeader);
+        }
+        let (key, queue) = (attach.key, attach.queue);
+        if self.consumers.get(&key).is_some_and(|other| *other != queue) {
+            self.end_consumer(key, true, now);
+        }
+        if queue.log.is_transient() {
+            let transient = self.transients.queues.get_mut(&queue.log).ok_or(Refused::UnknownLog)?;
+            if attach.mode != Mode::Settle {
+                return Err(Refused::UnknownLog);
+            }
+            if transient.declared.owner.is_some_and(|(session, _)| session != key.session) {
+                return Err(Refused::Exclusive);
+            }
+            transient.desk.consumers.admit(&attach, self.core.config.consumers_max)?;
+            transient.attach(&attach, &mut self.core);
+        } else {
+            self.attach_durable(&attach, shard)?;
+        }
+        self.consumers.insert(key, queue);
+        self.agenda.mark(queue);
+        Ok(())
+    }
+
+    fn attach_durable(&mut self, attach: &Attach, shard: &impl View) -> Result<(), Refused> {
+        let (key, queue) = (attach.key, attach.queue);
+        let log = shard.log(queue.log).ok_or(Refused::UnknownLog)?;
+        let consumers_max = self.core.config.consumers_max;
+        match attach.mode {
+            Mode::Position(start) => {
+                let durable = self.track(queue);
+                if durable.readers.len() >= consumers_max {
+                    return Err(Refused::Busy);
+                }
+                durable.desk.consumers.remove(key);
+                let credit = Credit::new(attach.credit_messages, attach.credit_bytes);
+                durable.readers.insert(key, Reader::new(key, credit, start, &log));
+            }
+            Mode::Settle => {
+                let cursor = shard.cursor(queue.log, queue.cursor).ok_or(Refused::UnknownLog)?;
+                let durable = self.track(queue);
+                durable.desk.consumers.admit(attach, consumers_max)?;
+                durable.attach(attach);
+                let Some(durable) = self.durable.get_mut(&queue) else { return Ok(()) };
+                let core = &mut self.core;
+                durable.counting(core, |durable, core| {
+                    durable.reattach(key, &attach.held, &log, &cursor, core);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a consumer. `keep_leases`: what it holds stays out, because its channel still owes settlements;
+    /// otherwise it is returned.
+    pub fn detach(&mut self, now: Mono, key: ConsumerKey, keep_leases: bool) {
+        self.end_consumer(key, keep_leases, now);
+    }
+
+    fn end_consumer(&mut self, key: ConsumerKey, keep_leases: bool, now: Mono) {
+        let Some(queue) = self.consumers.remove(&key) else { return };
+        self.agenda.mark(queue);
+        if let Some(transient) = self.transients.queues.get_mut(&queue.log) {
+            transient.detach(key, keep_leases, now, &mut self.core);
+            self.end_if_over(queue.log, now);
+        } else if let Some(durable) = self.durable.get_mut(&queue) {
+            durable.readers.remove(&key);
+            durable.desk.consumers.remove(key);
+            if !keep_leases {
+                let offsets = durable.desk.leases.of_consumer(key);
+                let again = now.plus_ms(self.core.config.propose_again_ms);
+                let mut out = std::mem::take(&mut self.core.outbox);
+                durable.propose_returns(&offsets, again, &self.core, &mut out);
+                self.core.outbox = out;
+            }
+        }
+    }
+
+    /// Raises a consumer's credit: both numbers count from its attach; lower ones are ignored.
+    pub fn credit(&mut self, key: ConsumerKey, messages: u64, bytes: u64) {
+        let Some(queue) = self.consumers.get(&key).copied() else { return };
+        if let Some(transient) = self.transients.queues.get_mut(&queue.log) {
+            transient.desk.consumers.credit(key, messages, bytes);
+        } else if let Some(durable) = self.durable.get_mut(&queue) {
+            match durable.readers.get_mut(&key) {
+                Some(reader) => reader.credit.raise(messages, bytes),
+                None => _ = durable.desk.consumers.credit(key, messages, bytes),
+            }
+        }
+        self.agenda.mark(queue);
+    }
+
+    /// What a session holds without a consumer (gets, cancelled consumers), after a leader change or a lost stream.
+    pub fn hold(&mut self, _: Mono, session: SessionId, queue: QueueId, held: &[Held], shard: &impl View) {
+        let owner = ConsumerKey { session, consumer: 0 };
+        if !self.leading {
+            return;
+        }
+        if let Some(transient) = self.transients.queues.get_mut(&queue.log) {
+            transient.hold(owner, held);
+        } else if let (Some(log), Some(cursor)) =
+            (shard.log(queue.log), shard.cursor(queue.log, queue.cursor))
+        {
+            self.track(queue);
+            let Some(durable) = self.durable.get_mut(&queue) else { return };
+            durable.counting(&mut self.core, |durable, core| durable.hold(owner, held, &log, &cursor, core));
+        }
+    }
+
+    /// basic.get: one message leased to the session, or "empty"; answered by [`Action::Got`], at the latest when the
+    /// rows are read and the gateways have reported.
+    pub fn get(&mut self, session: SessionId, request: u64, queue: QueueId, shard: &impl View) {
+        let result = self.try_get(session, request, queue, shard);
+        if let Err(reason) = result {
+            self.core.outbox.push(Action::Got { session, request, result: Err(reason), ready: 0 });
+        }
+    }
+
+    fn try_get(
+        &mut self,
+        session: SessionId,
+        request: u64,
+        queue: QueueId,
+        shard: &impl View,
+    ) -> Result<(), Refused> {
+        if !self.leading {
+            return Err(Refused::NotLeader);
+        }
+        let gets_max = self.core.config.polls_max;
+        let desk = if queue.log.is_transient() {
+            let transient = self.transients.queues.get_mut(&queue.log).ok_or(Refused::UnknownLog)?;
+            if transient.declared.owner.is_some_and(|(owner, _)| owner != session) {
+                return Err(Refused::Exclusive);
+            }
+            &mut transient.desk
+        } else {
+            shard.cursor(queue.log, queue.cursor).ok_or(Refused::UnknownLog)?;
+            &mut self.track(queue).desk
+        };
+        if desk.gets.len() >= gets_max {
+            return Err(Refused::Busy);
+        }
+        desk.gets.push_back(Get { session, request });
+        self.agenda.mark(queue);
+        Ok(())
+    }
+
+    /// Takes up to `max` (at most 64) messages of a durable queue for a receiver without a connection, hidden for
+    /// `visibility_ms`; waits up to `wait_ms` for the first. Answered by [`Action::Took`] once the leases are committed.
+    /// `request` is unique within the shard's leader.
+    pub fn take(&mut self, now: Mono, request: u64, queue: QueueId, wish: TakeWish, shard: &impl View) {
+        let result = self.try_take(now, request, queue, wish, shard);
+        if let Err(reason) = result {
+            self.core.outbox.push(Action::Took { request, result: Err(reason), until: LogTime(0) });
+        }
+    }
+
+    fn try_take(
+        &mut self,
+        now: Mono,
+        request: u64,
+        queue: QueueId,
+        wish: TakeWish,
+        shard: &impl View,
+    ) -> Result<(), Refused> {
+        if !self.leading {
+            return Err(Refused::NotLeader);
+        }
+        shard.cursor(queue.log, queue.cursor).ok_or(Refused::UnknownLog)?;
+        let wishes_max = self.core.config.polls_max;
+        let takes = &mut self.track(queue).takes;
+        if takes.wishes.len() >= wishes_max {
+            return Err(Refused::Busy);
+        }
+        takes.wishes.push_back(Wish {
+            request,
+            max: wish.max.clamp(1, TAKE_MAX),
+            visibility_ms: wish.visibility_ms,
+            until: now.plus_ms(wish.wait_ms),
+        });
+        Ok(())
+    }
+
+    /// The session has attached again everything that it holds in this shard.
+    pub fn session_reported(&mut self, session: SessionId) {
+        if let Some(waiting) = &mut self.core.waiting {
+            waiting.sessions.remove(&session);
+        }
+    }
+
+    /// The session's stream to this node broke: its consumers get nothing until they attach again, its gets end; leases
+    /// stand.
+    pub fn link_lost(&mut self, session: SessionId) {
+        for (key, queue) in self.consumers_of(session) {
+            self.agenda.mark(queue);
+            if let Some(transient) = self.transients.queues.get_mut(&queue.log) {
+                transient.desk.consumers.suspend(key);
+            } else if let Some(durable) = self.durable.get_mut(&queue) {
+                durable.desk.consumers.suspend(key);
+                if let Some(reader) = durable.readers.get_mut(&key) {
+                    reader.suspended = true;
+                }
+            }
+        }
+        for durable in self.durable.values_mut() {
+            durable.desk.gets.retain(|get| get.session != session);
+        }
+        for transient in self.transients.queues.values_mut() {
+            transient.desk.gets.retain(|get| get.session != session);
+        }
+    }
+
+    pub(crate) fn consumers_of(&self, session: SessionId) -> Vec<(ConsumerKey, QueueId)> {
+        let first = ConsumerKey { session, consumer: 0 };
+        let last = ConsumerKey { session, consumer: u64::MAX };
+        self.consumers.range(first..=last).map(|(key, queue)| (*key, *queue)).collect()
+    }
+
+    /// The session ended for ever (its close was applied): its consumers go, what it holds is returned with its
+    /// count raised, its exclusive queues end. Does nothing when called again.
+    pub fn session_gone(&mut self, now: Mono, session: SessionId) {
+        self.session_reported(session);
+        for (key, _) in self.consumers_of(session) {
+            self.end_consumer(key, true, now);
+        }
+        let again = now.plus_ms(self.core.config.propose_again_ms);
+        let mut out = std::mem::take(&mut self.core.outbox);
+        for (queue, durable) in &mut self.durable {
+            durable.desk.gets.retain(|get| get.session != session);
+            let offsets = durable.desk.leases.of_session(session);
+            if !offsets.is_empty() {
+                durable.propose_returns(&offsets, again, &self.core, &mut out);
+                self.agenda.mark(*queue);
+            }
+        }
+        self.core.outbox = out;
+        for log in self.transients.owned_by(session, None) {
+            self.remove_transient(log);
+        }
+        let logs: Vec<LogId> = self.transients.queues.keys().copied().collect();
+        for log in logs {
+            let Some(transient) = self.transients.queues.get_mut(&log) else { continue };
+            transient.session_gone(session, now, &mut self.core);
+            self.agenda.mark(transient.desk.queue);
+        }
+    }
+
+    /// The rows that the record store answers to [`Action::LoadRows`]: those whose end is beyond `from`, ascending, at
+    /// most `max`; none only if there are none now. A late answer is ignored.
+    pub fn rows_loaded(&mut self, _: Mono, id: LoadId, rows: Vec<Row>, shard: &impl View) {
+        let Some(load_for) = self.core.loads.remove(&id) else { return };
+        let Some(durable) = self.durable.get_mut(&load_for.queue) else { return };
+        match load_for.reader {
+            None => durable.rows_loaded(id, &rows, &mut self.core, shard),
+            Some(key) => {
+                if let Some(reader) = durable.readers.get_mut(&key) {
+                    reader.loaded(id, rows);
+                }
+            }
+        }
+        self.agenda.mark(load_for.queue);
+    }
+
+    /// The answer to [`Action::FindTime`]; the log's next offset where nothing is as young.
+    pub fn time_found(&mut self, id: LoadId, offset: Offset) {
+        let Some(load_for) = self.core.loads.remove(&id) else { return };
+        let Some(durable) = self.durable.get_mut(&load_for.queue) else { return };
+        if let Some(reader) = load_for.reader.and_then(|key| durable.readers.get_mut(&key)) {
+            reader.found(id, offset);
+        }
+        self.agenda.mark(load_for.queue);
+    }
+
+    /// A question could not be answered; it is asked again a little later, under another id.
+    pub fn load_failed(&mut self, now: Mono, id: LoadId) {
+        let Some(load_for) = self.core.loads.remove(&id) else { return };
+        let Some(durable) = self.durable.get_mut(&load_for.queue) else { return };
+        let again = now.plus_ms(self.core.config.load_again_ms);
+        match load_for.reader {
+            Some(key) => {
+                if let Some(reader) = durable.readers.get_mut(&key) {
+                    reader.failed(id, again);
+                }
+            }
+            None => {
+                if durable.window.load.take_if(|load| load.id == id).is_some() {
+                    durable.window.load_again = Some(again);
+                }
+            }
+        }
+        self.agenda.mark(load_for.queue);
+    }
+
+    /// Counts of a queue; `None`: there is no such log here.
+    pub fn stat(&self, queue: QueueId, shard: &impl View) -> Option<Counts> {
+        if let Some(transient) = self.transients.queues.get(&queue.log) {
+            return Some(transient.counts());
+        }
+        let log = shard.log(queue.log)?;
+        let unsettled = shard.cursor(queue.log, queue.cursor).map_or(0, |cursor| cursor.unsettled_count());
+        let mut counts = Counts { ready: unsettled, first: log.first, next: log.next, ..Counts::default() };
+        if let Some(durable) = self.durable.get(&queue) {
+            let window = &durable.window;
+            let leased = durable.desk.leases.len() as u64 + durable.takes.pending();
+            counts.ready = window.ready_count(unsettled, leased);
+            counts.unacked = leased + (window.taken.len() + window.lapsing.len()) as u64;
+            counts.delayed = window.delayed.len() as u64;
+            counts.consumers = (durable.desk.consumers.len() + durable.readers.len()) as u64;
+        }
+        Some(counts)
+    }
+
+    /// What to propose for a purge of a durable queue: everything ready now goes, what is out stays. `None`: there
+    /// is no such log here. The outcome tells how many messages went.
+    pub fn purge_item(&self, queue: QueueId, shard: &impl View) -> Option<Item> {
+        let log = shard.log(queue.log)?;
+        shard.cursor(queue.log, queue.cursor)?;
+        let leased = self.durable.get(&queue).map_or_else(Vec::new, |durable| durable.desk.leases.ranges());
+        Some(Item::Purge { log: queue.log, cursor: queue.cursor, end: log.next, leased })
+    }
+
+    /// Does what is due and possible: answers, proposals, deliveries, questions, in that order per queue.
+    ///
+    /// `log_time`: the stamp that the leader would give now, not below the shard's last. `may_deliver`: the leader's
+    /// lease holds; without it only what was answered between turns goes out, and the work stays.
+    pub fn turn(
+        &mut self,
+        now: Mono,
+        log_time: LogTime,
+        may_deliver: bool,
+        shard: &impl View,
+        out: &mut Actions,
+    ) {
+        out.append(&mut self.core.outbox);
+        if !self.leading {
+            return;
+        }
+        self.core.log_time = self.core.log_time.max(log_time);
+        self.end_waiting(now);
+        self.agenda.ring(now);
+        self.held_up = !may_deliver;
+        if may_deliver {
+            if !self.core.leases_full() {
+                std::mem::take(&mut self.core.starved).into_iter().for_each(|queue| self.agenda.mark(queue));
+            }
+            let budget = self.core.config.turn_messages_max;
+            self.serve_queues(now, budget, shard, out);
+            self.core.turn += 1;
+            out.append(&mut self.core.outbox);
+        }
+    }
+
+    /// Ends the wait for gateways when all have reported or the time is over.
+    fn end_waiting(&mut self, now: Mono) {
+        let over =
+            |waiting: &mut Waiting| waiting.sessions.is_empty() || waiting.until <= now;
+        if self.core.waiting.take_if(over).is_some() {
+            self.durable.keys().for_each(|queue| self.agenda.mark(*queue));
+        }
+    }
+
+    fn serve_queues(&mut self, now: Mono, mut budget: usize, shard: &impl View, out: &mut Actions) {
+        for _ in 0..self.agenda.len().min(TURN_QUEUES_MAX) {
+            let Some(queue) = self.agenda.pop() else { return };
+            let log_time = self.core.log_time;
+            let mut turn = Turn { now, log_time, budget, core: &mut self.core, out };
+            let (wake, forget) = if let Some(transient) = self.transients.queues.get_mut(&queue.log) {
+                (transient.serve(&mut turn), false)
+            } else if let Some(durable) = self.durable.get_mut(&queue) {
+                durable.serve(&mut turn, shard)
+            } else {
+                (None, false)
+            };
+            budget = turn.budget;
+            self.agenda.wake(queue, wake);
+            if forget && let Some(mut durable) = self.durable.remove(&queue) {
+                durable.forget(&mut self.core);
+            }
+            self.end_if_over(queue.log, now);
+            if budget == 0 {
+                self.agenda.mark(queue);
+                return;
+            }
+        }
+    }
+
+    /// When the next turn is due without any other input: in the past if work is left now. While the leader's
+    /// lease does not hold, work waits for it: call `turn` when it does.
+    pub fn next_deadline(&self) -> Option<Mono> {
+        if !self.leading {
+            return None;
+        }
+        let work = self.agenda.len() > 0 && !self.held_up || !self.core.outbox.is_empty();
+        if work {
+            return Some(Mono(0));
+        }
+        earlier(self.agenda.next_timer(), self.core.waiting.as_ref().map(|waiting| waiting.until))
+    }
+}
+
+/// What a receiver without a connection wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TakeWish {
+    /// At most so many messages, 1 to 64.
+    pub max: u32,
+    /// They are hidden from others this long, in milliseconds of log time.
+    pub visibility_ms: u64,
+    /// Wait so long for the first one, in milliseconds.
+    pub wait_ms: u64,
 }

@@ -16,6 +16,8 @@ pub(crate) struct Lease {
     pub deadline: Option<Mono>,
     /// It ended; the return is being replicated. Still out until that is applied.
     pub ending: bool,
+    /// Its owner's return was admitted and is being replicated; nobody else proposes one.
+    pub returning: bool,
 }
 
 /// Leases by offset.
@@ -46,7 +48,7 @@ impl Leases {
         self.out.iter().map(|(at, lease)| (*at, lease))
     }
 
-    /// Whether the message is out now.
+    /// A message goes out, or a lease of an earlier term stands.
     pub fn insert(&mut self, at: Offset, lease: Lease) {
         if let Some(deadline) = lease.deadline {
             self.deadlines.insert((deadline, at));
@@ -85,6 +87,13 @@ impl Leases {
         }
     }
 
+    /// The owner's return of a message was admitted.
+    pub fn set_returning(&mut self, at: Offset) {
+        if let Some(lease) = self.out.get_mut(&at) {
+            lease.returning = true;
+        }
+    }
+
     /// Begins the end of a lease: its return is proposed again at `again` unless it is applied before.
     pub fn end(&mut self, at: Offset, again: Mono) {
         let Some(lease) = self.out.get_mut(&at) else { return };
@@ -106,20 +115,31 @@ impl Leases {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    /// What one consumer has out, in order.
+    /// What one consumer has out and nobody is returning yet, in order.
     pub fn of_consumer(&self, owner: ConsumerKey) -> Vec<Offset> {
-        self.out.iter().filter(|(_, lease)| lease.owner == owner && !lease.ending).map(|(at, _)| *at).collect()
+        let open = |lease: &Lease| lease.owner == owner && !lease.ending && !lease.returning;
+        self.out.iter().filter(|(_, lease)| open(lease)).map(|(at, _)| *at).collect()
     }
 
-    /// What one session has out, in order.
+    /// What an ended session has out, in order. Its own returns count no more: a closed session's batches
+    /// are refused by apply.
     pub fn of_session(&self, session: SessionId) -> Vec<Offset> {
         let mine = |lease: &Lease| lease.owner.session == session && !lease.ending;
         self.out.iter().filter(|(_, lease)| mine(lease)).map(|(at, _)| *at).collect()
     }
 
-    /// Whether the session has anything out.
-    pub fn has_session(&self, session: SessionId) -> bool {
-        self.out.values().any(|lease| lease.owner.session == session)
+    /// The leases within `range`.
+    pub fn range(&self, range: OffsetRange) -> impl Iterator<Item = (Offset, &Lease)> {
+        self.out.range(range.first..=range.last).map(|(at, lease)| (*at, lease))
+    }
+
+    /// Ends the leases for which `ended` says so; how many.
+    pub fn remove_if(&mut self, mut ended: impl FnMut(Offset) -> bool) -> u64 {
+        let gone: Vec<Offset> = self.out.keys().copied().filter(|at| ended(*at)).collect();
+        for at in &gone {
+            self.remove(*at);
+        }
+        gone.len() as u64
     }
 
     /// Everything that is out, as runs.

@@ -131,9 +131,4 @@ impl ReadyList {
         self.entries.shrink_to(16);
         lowest
     }
-
-    pub fn clear(&mut self) {
-        self.entries = VecDeque::new();
-        self.memory = 0;
-    }
 }

@@ -1,0 +1,95 @@
+//! Which settlements may be proposed. **The node passes every gateway batch through [`Delivery::admit_batch`] before it
+//! proposes it**; apply believes what it gets.
+//!
+//! The rule: an ack or a refusal is dropped if the message is out to another session (a settle of an older term, or of a
+//! lease that ended); a return is kept only if the message is out to this very session and nobody is returning it
+//! yet, since a second return would end the lease of whoever got the message after the first.
+//! A changed batch is encoded anew with the same session, number and items, so that outcomes keep their places.
+
+use crate::command::QueueId;
+use crate::delivery::Delivery;
+use crate::durable::Durable;
+use bytes::Bytes;
+use longshore_wire::batch::{Batch, BatchBuilder, Item, Returned, Settle};
+use longshore_wire::{DecodeError, Offset, OffsetRange, SessionId};
+
+impl Delivery {
+    /// The settle to propose instead of `settle`, `None`: as it is. Its returns count as under way from now on.
+    pub fn admit_settle(&mut self, settle: &Settle, session: SessionId) -> Option<Settle> {
+        if !self.leading {
+            return None;
+        }
+        let queue = QueueId { log: settle.log, cursor: settle.cursor };
+        let Some(durable) = self.durable.get_mut(&queue) else {
+            let nothing_out = Settle { returned: Vec::new(), ..settle.clone() };
+            return (!settle.returned.is_empty()).then_some(nothing_out);
+        };
+        let admitted = Settle {
+            acked: not_with_others(&settle.acked, session, durable),
+            returned: own_returns(&settle.returned, session, durable),
+            dead: settle.dead.iter().copied().filter(|(at, _)| !with_other(*at, session, durable)).collect(),
+            ..*settle
+        };
+        (admitted != *settle).then_some(admitted)
+    }
+
+    /// The bytes to propose instead of `batch`, `None`: as it is.
+    ///
+    /// Errors: an item that cannot be read; the batch must be refused.
+    pub fn admit_batch(&mut self, batch: &Batch) -> Result<Option<Bytes>, DecodeError> {
+        let mut changed = None;
+        for (n, located) in batch.items().enumerate() {
+            if let Item::Settle(settle) = located?.item
+                && let Some(admitted) = self.admit_settle(&settle, batch.session)
+            {
+                changed.get_or_insert_with(Vec::new).push((n, admitted));
+            }
+        }
+        let Some(changed) = changed else { return Ok(None) };
+        let mut changed = changed.into_iter().peekable();
+        let mut builder = BatchBuilder::new(batch.session);
+        for (n, located) in batch.items().enumerate() {
+            let item = located?.item;
+            match changed.next_if(|(at, _)| *at == n) {
+                Some((_, settle)) => builder.push(&Item::Settle(settle)),
+                None => builder.push(&item),
+            }
+        }
+        Ok(Some(builder.finish(batch.number)))
+    }
+}
+
+fn with_other(at: Offset, session: SessionId, durable: &Durable) -> bool {
+    durable.desk.leases.get(at).is_some_and(|lease| lease.owner.session != session)
+}
+
+/// `ranges` without what is out to other sessions.
+fn not_with_others(ranges: &[OffsetRange], session: SessionId, durable: &Durable) -> Vec<OffsetRange> {
+    let mut kept = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        let mut first = range.first;
+        let others = durable.desk.leases.range(*range).filter(|(_, lease)| lease.owner.session != session);
+        for (at, _) in others {
+            if at > first {
+                kept.push(OffsetRange { first, last: Offset(at.0 - 1) });
+            }
+            first = at.plus(1);
+        }
+        if first <= range.last {
+            kept.push(OffsetRange { first, last: range.last });
+        }
+    }
+    kept
+}
+
+fn own_returns(returned: &[Returned], session: SessionId, durable: &mut Durable) -> Vec<Returned> {
+    let leases = &mut durable.desk.leases;
+    let mut kept = Vec::with_capacity(returned.len());
+    for back in returned {
+        if leases.get(back.offset).is_some_and(|lease| lease.owner.session == session && !lease.ending) {
+            leases.set_returning(back.offset);
+            kept.push(*back);
+        }
+    }
+    kept
+}

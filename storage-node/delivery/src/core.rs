@@ -1,0 +1,156 @@
+//! What all queues of a shard share: counters that give out ids, the term, open questions, the turn's clock.
+
+use crate::action::{Action, Actions, LoadId};
+use crate::command::{ConsumerKey, QueueId};
+use crate::config::{Config, Counters};
+use longshore_io::Mono;
+use longshore_wire::batch::{Item, Returned, Settle};
+use longshore_wire::{Index, LeaseId, LogTime, Offset, SessionId, Term};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most offsets that one proposed item names, so that an item stays far below an entry's size.
+pub(crate) const OFFSETS_PER_ITEM_MAX: usize = 4_096;
+
+/// For whom the record store was asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LoadFor {
+    pub queue: QueueId,
+    /// A reader by position; `None`: the settlement window.
+    pub reader: Option<ConsumerKey>,
+}
+
+/// A new leader that waits for what gateways hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiting {
+    pub sessions: BTreeSet<SessionId>,
+    pub until: Mono,
+}
+
+/// Shared by the queues of a shard.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub config: Config,
+    pub counters: Counters,
+    pub term: Term,
+    /// Entries up to here may have been delivered under an earlier term.
+    pub inherited: Index,
+    pub waiting: Option<Waiting>,
+    pub loads: BTreeMap<LoadId, LoadFor>,
+    /// Queues that could hand over more if the shard's bound on leases allowed it.
+    pub starved: BTreeSet<QueueId>,
+    /// Number of the turn, from 1; appends since the last turn count to the next.
+    pub turn: u64,
+    /// Log time of the last turn.
+    pub log_time: LogTime,
+    /// What happened between turns; goes out at the start of the next.
+    pub outbox: Actions,
+    next_lease: u64,
+    next_load: u64,
+}
+
+impl Core {
+    pub fn new(config: Config) -> Core {
+        Core {
+            config,
+            counters: Counters::default(),
+            term: Term(0),
+            inherited: Index(0),
+            waiting: None,
+            loads: BTreeMap::new(),
+            starved: BTreeSet::new(),
+            turn: 1,
+            log_time: LogTime(0),
+            outbox: Vec::new(),
+            next_lease: 0,
+            next_load: 0,
+        }
+    }
+
+    /// A new term: leases count from 1 again, since an id is unique within (shard, term). Questions go on counting,
+    /// so that an answer to an earlier term's is known for one.
+    pub fn begin(&mut self, term: Term, inherited: Index) {
+        self.term = term;
+        self.inherited = inherited;
+        self.next_lease = 0;
+    }
+
+    /// Forgets a term.
+    pub fn end(&mut self) {
+        self.waiting = None;
+        self.loads.clear();
+        self.starved.clear();
+        self.outbox.clear();
+        let counters = self.counters;
+        self.counters = Counters {
+            leases: 0,
+            consumers: 0,
+            ready: 0,
+            transient_queues: 0,
+            transient_bytes: 0,
+            ..counters
+        };
+    }
+
+    /// An id for a new lease. From a counter, never from time.
+    pub fn new_lease(&mut self) -> LeaseId {
+        self.next_lease += 1;
+        LeaseId(self.next_lease)
+    }
+
+    pub fn new_load(&mut self, load_for: LoadFor) -> LoadId {
+        self.next_load += 1;
+        let id = LoadId(self.next_load);
+        self.loads.insert(id, load_for);
+        id
+    }
+
+    /// Whether the shard's bound on leases is reached.
+    pub fn leases_full(&self) -> bool {
+        self.counters.leases >= self.config.leases_max
+    }
+
+    /// Proposes the return of `offsets` (ascending), in items of bounded size.
+    pub fn propose_returns(&self, queue: QueueId, offsets: &[Offset], out: &mut Actions) {
+        for chunk in offsets.chunks(OFFSETS_PER_ITEM_MAX) {
+            let returned = chunk.iter().map(|at| Returned { offset: *at, counted: true }).collect();
+            out.push(Action::Propose(Item::Settle(Settle {
+                log: queue.log,
+                cursor: queue.cursor,
+                term: self.term,
+                acked: Vec::new(),
+                returned,
+                dead: Vec::new(),
+            })));
+        }
+    }
+}
+
+/// One turn's clock, bounds and output.
+pub(crate) struct Turn<'a> {
+    pub now: Mono,
+    pub log_time: LogTime,
+    /// Messages that may still be handed over in this turn.
+    pub budget: usize,
+    pub core: &'a mut Core,
+    pub out: &'a mut Actions,
+}
+
+impl Turn<'_> {
+    /// When log time will be `at`, by this leader's clock.
+    pub fn mono_of(&self, at: LogTime) -> Mono {
+        self.now.plus_ms(at.0.saturating_sub(self.log_time.0))
+    }
+
+    /// When a proposal of now is made again if nothing is heard of it.
+    pub fn again(&self) -> Mono {
+        self.now.plus_ms(self.core.config.propose_again_ms)
+    }
+}
+
+/// The earlier of two moments, either of which may be never.
+pub(crate) fn earlier(a: Option<Mono>, b: Option<Mono>) -> Option<Mono> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,437 @@
+//! One cursor of a replicated log on its leader: the desk over the window, readers by position, takes.
+//!
+//! Exists only while there is something to do: consumers, leases, timers. The facade calls `serve` when the
+//! agenda says so, and the event methods after an apply.
+
+use crate::action::{Action, Actions, LoadId};
+use crate::command::{Attach, ConsumerKey, Held, QueueId, Refused};
+use crate::core::{Core, LoadFor, OFFSETS_PER_ITEM_MAX, Turn, earlier};
+use crate::desk::{Desk, Stock, Taken};
+use crate::leases::Lease;
+use crate::reader::Reader;
+use crate::takes::Takes;
+use crate::view::{CursorView, LogInfo, View};
+use crate::window::{Admission, Load, Window};
+use longshore_io::Mono;
+use longshore_wire::batch::Item;
+use longshore_wire::row::{NEVER, Row};
+use longshore_wire::{Index, LeaseId, LogTime, Offset, OffsetRange};
+use std::collections::BTreeMap;
+
+/// Rows that a queue without consumers keeps: enough to see its head's time to live end.
+const IDLE_ROWS_MAX: usize = 16;
+/// The same where every message has a time to live, so that long runs of expired ones go quickly.
+const IDLE_TTL_ROWS_MAX: usize = 256;
+/// What each window is cut down to when all of them together have reached their bound.
+const CROWDED_ROWS_MAX: usize = 16;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    pub desk: Desk,
+    pub window: Window,
+    pub readers: BTreeMap<ConsumerKey, Reader>,
+    pub takes: Takes,
+}
+
+/// The window as the desk's stock, for one turn.
+struct WindowStock<'a, C> {
+    window: &'a mut Window,
+    cursor: &'a C,
+    unread: bool,
+    /// Rows of entries up to here wait for the gateways' reports.
+    gate: Index,
+    inherited: Index,
+    expired: Vec<Offset>,
+    pending_takes: u64,
+}
+
+impl<C: CursorView> Stock for WindowStock<'_, C> {
+    fn prepare(&mut self, turn: &mut Turn<'_>) -> bool {
+        while let Some(front) = self.window.ready.front() {
+            if front.row.record.index <= self.gate {
+                return false;
+            }
+            if self.window.back.first().is_some_and(|back| *back < front.offset()) {
+                return false;
+            }
+            if !front.expired(turn.log_time, turn.core.turn) {
+                return true;
+            }
+            if self.expired.len() >= OFFSETS_PER_ITEM_MAX {
+                return false;
+            }
+            let at = front.offset();
+            self.window.ready.pop_front();
+            self.window.expiring.insert(at, turn.again());
+            self.expired.push(at);
+        }
+        false
+    }
+
+    fn take(&mut self) -> Option<Taken> {
+        let entry = self.window.ready.pop_front()?;
+        let at = entry.offset();
+        let returns = self.cursor.returns(at);
+        let redelivered = entry.row.record.index <= self.inherited || returns > 0 || self.cursor.redelivered(at);
+        Some(Taken { entry, returns, redelivered })
+    }
+
+    fn more_coming(&self) -> bool {
+        !self.window.ready.is_empty()
+            || !self.window.back.is_empty()
+            || self.window.load.is_some_and(|load| load.back.is_some())
+            || self.unread
+    }
+
+    fn ready(&self, leased: u64) -> u64 {
+        self.window.ready_count(self.cursor.unsettled_count(), leased + self.pending_takes)
+    }
+}
+
+impl Window {
+    /// How many messages are ready, given how many are unsettled and out.
+    pub fn ready_count(&self, unsettled: u64, out: u64) -> u64 {
+        let ending = self.expiring.len() + self.lapsing.len();
+        let held = out + (self.delayed.len() + self.taken.len() + ending) as u64;
+        unsettled.saturating_sub(held)
+    }
+}
+
+impl Durable {
+    pub fn new(queue: QueueId) -> Durable {
+        Durable {
+            desk: Desk::new(queue),
+            window: Window::default(),
+            readers: BTreeMap::new(),
+            takes: Takes::default(),
+        }
+    }
+
+    fn queue(&self) -> QueueId {
+        self.desk.queue
+    }
+
+    /// Whether somebody will want messages: the window is kept filled then.
+    fn has_interest(&self) -> bool {
+        !self.desk.consumers.is_empty() || !self.desk.gets.is_empty() || !self.takes.is_empty()
+    }
+
+    /// Whether nothing is left to do or to watch.
+    fn is_idle(&self) -> bool {
+        !self.has_interest()
+            && self.readers.is_empty()
+            && self.desk.leases.is_empty()
+            && self.window.back.is_empty()
+            && self.window.is_quiet()
+            && self.window.ready.front().is_none_or(|head| head.row.expiry == NEVER)
+    }
+
+    fn rows_max(&self, log: &LogInfo, core: &Core) -> usize {
+        if !self.has_interest() {
+            return if log.spec.ttl_ms.is_some() { IDLE_TTL_ROWS_MAX } else { IDLE_ROWS_MAX };
+        }
+        if core.counters.ready >= core.config.window_rows_total_max {
+            CROWDED_ROWS_MAX.min(core.config.window_rows_max)
+        } else {
+            core.config.window_rows_max
+        }
+    }
+
+    /// Calls `work` with the window and what rows are admitted against.
+    fn with_admission<C: CursorView, R>(
+        &mut self,
+        core: &mut Core,
+        log: &LogInfo,
+        cursor: &C,
+        turn: u64,
+        work: impl FnOnce(&mut Window, &Admission<'_, C>) -> R,
+    ) -> R {
+        let before = self.window.ready.len();
+        let rows_max = self.rows_max(log, core);
+        let takes = &self.takes;
+        let admission = Admission {
+            cursor,
+            leases: &self.desk.leases,
+            taking: &|at| takes.is_taking(at),
+            log_time: core.log_time,
+            priority_max: log.spec.priority_max,
+            turn,
+            rows_max,
+            bytes_max: core.config.window_bytes_max,
+            delayed_max: core.config.delayed_max,
+        };
+        let result = work(&mut self.window, &admission);
+        core.counters.ready =
+            (core.counters.ready + self.window.ready.len() as u64).saturating_sub(before as u64);
+        result
+    }
+
+    /// Runs `work`, which may take rows out of the window, and keeps the shard's count of them.
+    pub fn counting<R>(&mut self, core: &mut Core, work: impl FnOnce(&mut Durable, &mut Core) -> R) -> R {
+        let before = self.window.ready.len() as u64;
+        let result = work(self, core);
+        core.counters.ready =
+            (core.counters.ready + self.window.ready.len() as u64).saturating_sub(before);
+        result
+    }
+
+    /// Everything that time, credit and rows allow now. Answers when it wants to be called again by itself, or
+    /// `None` with `true` when the queue may be forgotten.
+    pub fn serve<V: View>(&mut self, turn: &mut Turn<'_>, shard: &V) -> (Option<Mono>, bool) {
+        let queue = self.queue();
+        let Some(log) = shard.log(queue.log) else { return (None, true) };
+        let mut wake = None;
+        for reader in self.readers.values_mut() {
+            wake = earlier(wake, reader.serve(queue, &log, turn));
+        }
+        if let Some(cursor) = shard.cursor(queue.log, queue.cursor) {
+            let before = self.window.ready.len() as u64;
+            wake = earlier(wake, self.serve_cursor(turn, &log, &cursor));
+            let after = self.window.ready.len() as u64;
+            turn.core.counters.ready = (turn.core.counters.ready + after).saturating_sub(before);
+        }
+        (wake, self.is_idle())
+    }
+
+    fn serve_cursor<C: CursorView>(
+        &mut self,
+        turn: &mut Turn<'_>,
+        log: &LogInfo,
+        cursor: &C,
+    ) -> Option<Mono> {
+        let returned_max = turn.core.config.returned_max;
+        let over = self.window.pass_time(turn.now, turn.log_time, cursor, turn.again(), returned_max);
+        turn.core.propose_returns(self.queue(), &over, turn.out);
+        self.end_leases(turn);
+        for at in self.takes.give_up(turn.now, turn.out) {
+            if !cursor.is_settled(at) {
+                self.window.give_back(at, returned_max);
+            }
+        }
+        let expired = self.hand_out(turn, log, cursor);
+        if !expired.is_empty() {
+            turn.core.counters.expired += expired.len() as u64;
+            let queue = self.queue();
+            let ranges = Window::expired_runs(expired);
+            turn.out.push(Action::Propose(Item::Expire { log: queue.log, cursor: queue.cursor, ranges }));
+        }
+        if !self.has_interest() {
+            self.window.shrink(self.rows_max(log, turn.core));
+        }
+        self.ask_rows(turn, log, cursor);
+        self.next_wake(turn)
+    }
+
+    fn hand_out<C: CursorView>(&mut self, turn: &mut Turn<'_>, log: &LogInfo, cursor: &C) -> Vec<Offset> {
+        let waiting = turn.core.waiting.is_some();
+        let inherited = turn.core.inherited;
+        let unread = cursor.next_unsettled(self.window.scan).is_some_and(|at| at < log.next);
+        let mut stock = WindowStock {
+            window: &mut self.window,
+            cursor,
+            unread,
+            gate: if waiting { inherited } else { Index(0) },
+            inherited,
+            expired: Vec::new(),
+            pending_takes: self.takes.pending(),
+        };
+        self.desk.dispatch(turn, &mut stock);
+        self.takes.dispatch(self.desk.queue, turn, &mut stock);
+        stock.expired
+    }
+
+    /// Proposes the return of leases whose time is over, and again of those whose return was not heard of.
+    fn end_leases(&mut self, turn: &mut Turn<'_>) {
+        let due = self.desk.leases.due(turn.now);
+        self.propose_returns(&due, turn.again(), turn.core, turn.out);
+    }
+
+    /// Proposes the return of `offsets`; they stay out until it is applied.
+    pub fn propose_returns(&mut self, offsets: &[Offset], again: Mono, core: &Core, out: &mut Actions) {
+        for at in offsets {
+            self.desk.leases.end(*at, again);
+        }
+        core.propose_returns(self.queue(), offsets, out);
+    }
+
+    fn ask_rows<C: CursorView>(&mut self, turn: &mut Turn<'_>, log: &LogInfo, cursor: &C) {
+        if self.window.load.is_some() || self.window.load_again.is_some_and(|again| again > turn.now) {
+            return;
+        }
+        self.window.load_again = None;
+        let rows_max = self.rows_max(log, turn.core);
+        let Some((from, max, back)) = self.window.wanted(cursor, log.next, rows_max) else { return };
+        let queue = self.queue();
+        let id = turn.core.new_load(LoadFor { queue, reader: None });
+        self.window.load = Some(Load { id, from, back, next: log.next });
+        turn.out.push(Action::LoadRows { id, log: queue.log, from, max });
+    }
+
+    fn next_wake(&mut self, turn: &Turn<'_>) -> Option<Mono> {
+        let times = [
+            self.window.delayed.first().map(|(due, _)| *due),
+            self.window.delayed_beyond,
+            self.window.taken.first().map(|(until, _)| *until),
+            self.window.ready.front().map(|head| head.row.expiry).filter(|expiry| *expiry != NEVER),
+        ];
+        // A head that expired already waits for an event (a report, a row), not for time.
+        let ahead = times.into_iter().flatten().filter(|at| *at > turn.log_time);
+        let by_log_time = ahead.min().map(|at: LogTime| turn.mono_of(at));
+        let expiring = self.window.expiring.values().chain(self.window.lapsing.values()).copied().min();
+        let mut wake = earlier(by_log_time, expiring);
+        wake = earlier(wake, self.desk.leases.next_deadline());
+        wake = earlier(wake, self.takes.next_deadline());
+        earlier(wake, self.window.load_again)
+    }
+
+    /// Rows that the window asked for.
+    pub fn rows_loaded<V: View>(&mut self, id: LoadId, rows: &[Row], core: &mut Core, shard: &V) {
+        let Some(load) = self.window.load.take_if(|load| load.id == id) else { return };
+        let queue = self.queue();
+        let (Some(log), Some(cursor)) = (shard.log(queue.log), shard.cursor(queue.log, queue.cursor)) else {
+            return;
+        };
+        let missing =
+            self.with_admission(core, &log, &cursor, 0, |window, to| window.loaded(load, rows, to));
+        core.counters.missing += missing;
+    }
+
+    /// A row was appended. Whether the queue has work because of it.
+    pub fn appended<V: View>(&mut self, row: &Row, core: &mut Core, shard: &V) -> bool {
+        let queue = self.queue();
+        for reader in self.readers.values_mut() {
+            reader.appended(row);
+        }
+        let (Some(log), Some(cursor)) = (shard.log(queue.log), shard.cursor(queue.log, queue.cursor)) else {
+            return !self.readers.is_empty();
+        };
+        let turn = core.turn;
+        self.with_admission(core, &log, &cursor, turn, |window, to| window.appended(row, to));
+        let wants = self.desk.is_hungry() || !self.takes.wishes.is_empty();
+        wants || !self.readers.is_empty() || row.expiry != NEVER || row.due > core.log_time
+    }
+
+    /// Messages ended: acked, refused, or expired.
+    pub fn settled(&mut self, ranges: &[OffsetRange], core: &mut Core) {
+        for range in ranges {
+            let leased = self.desk.leases.remove_range(*range);
+            core.counters.leases = core.counters.leases.saturating_sub(leased);
+            self.window.settled(*range, leased);
+            if !self.takes.is_empty() {
+                (range.first.0..=range.last.0).for_each(|at| self.takes.settled(Offset(at), &mut core.outbox));
+            }
+        }
+    }
+
+    /// A receiver without a connection has a message.
+    pub fn taken(&mut self, at: Offset, lease: LeaseId, until: LogTime, core: &mut Core) {
+        self.window.settled(OffsetRange::one(at), 0);
+        self.window.taken.insert((until, at));
+        self.takes.taken(at, lease, &mut core.outbox);
+    }
+
+    /// A message is ready again.
+    pub fn returned(&mut self, at: Offset, core: &mut Core) {
+        if self.desk.leases.remove(at).is_some() {
+            core.counters.leases = core.counters.leases.saturating_sub(1);
+            core.counters.returned += 1;
+        }
+        self.window.give_back(at, core.config.returned_max);
+    }
+
+    /// The cursor jumped (purge, rewind): everything is read again, leases of settled messages end.
+    pub fn jumped<C: CursorView>(&mut self, cursor: &C, core: &mut Core) {
+        self.window.reset();
+        let ended = self.desk.leases.remove_if(|at| cursor.is_settled(at));
+        core.counters.leases = core.counters.leases.saturating_sub(ended);
+    }
+
+    /// Takes over what a consumer says that it holds; drops leases of this term that it does not name.
+    pub fn reattach<C: CursorView>(
+        &mut self,
+        owner: ConsumerKey,
+        held: &[Held],
+        log: &LogInfo,
+        cursor: &C,
+        core: &mut Core,
+    ) {
+        let named: std::collections::BTreeSet<Offset> = held.iter().map(|held| held.offset).collect();
+        for at in self.desk.leases.of_consumer(owner) {
+            if !named.contains(&at) && self.desk.leases.remove(at).is_some() {
+                core.counters.leases = core.counters.leases.saturating_sub(1);
+                self.window.give_back(at, core.config.returned_max);
+            }
+        }
+        self.hold(owner, held, log, cursor, core);
+    }
+
+    /// Leases that stand: of this term if they are still out with that session; of an earlier one if the message is
+    /// unsettled and nobody else has it.
+    pub fn hold<C: CursorView>(
+        &mut self,
+        owner: ConsumerKey,
+        held: &[Held],
+        log: &LogInfo,
+        cursor: &C,
+        core: &mut Core,
+    ) {
+        for held in held {
+            let at = held.offset;
+            if at >= log.next || cursor.is_settled(at) {
+                continue;
+            }
+            match self.desk.leases.get(at) {
+                Some(lease) => {
+                    let same = lease.id == held.lease && lease.term == held.term;
+                    if same && lease.owner.session == owner.session && !lease.ending {
+                        self.desk.leases.hand_on(at, owner);
+                    }
+                }
+                None if held.term < core.term && self.is_free(at, cursor) => {
+                    let lease = Lease {
+                        id: held.lease,
+                        term: held.term,
+                        owner,
+                        deadline: None,
+                        ending: false,
+                        returning: false,
+                    };
+                    self.window.settled(OffsetRange::one(at), 0);
+                    self.desk.leases.insert(at, lease);
+                    core.counters.leases += 1;
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn is_free<C: CursorView>(&self, at: Offset, cursor: &C) -> bool {
+        cursor.taken_until(at).is_none() && !self.takes.is_taking(at) && !self.window.expiring.contains_key(&at)
+    }
+
+    /// Makes a consumer; the caller has checked that it may be.
+    pub fn attach(&mut self, attach: &Attach) {
+        self.readers.remove(&attach.key);
+        self.desk.consumers.add(attach);
+    }
+
+    /// The queue is gone.
+    pub fn close(&mut self, reason: Refused, core: &mut Core) {
+        self.desk.close(reason, &mut core.outbox);
+        self.takes.refuse(reason, &mut core.outbox);
+        for reader in self.readers.values() {
+            reader.cancel(reason, &mut core.outbox);
+        }
+        self.forget(core);
+    }
+
+    /// Takes the queue out of the shard's counts before it is dropped.
+    pub fn forget(&mut self, core: &mut Core) {
+        core.counters.leases = core.counters.leases.saturating_sub(self.desk.leases.len() as u64);
+        core.counters.ready = core.counters.ready.saturating_sub(self.window.ready.len() as u64);
+        if let Some(load) = self.window.load {
+            core.loads.remove(&load.id);
+        }
+    }
+}
