@@ -14,6 +14,10 @@ pub(crate) struct IdRanges {
 }
 
 impl IdRanges {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     pub(crate) fn contains(&self, id: u64) -> bool {
         self.runs.range(..=id).next_back().is_some_and(|(_, last)| id <= *last)
     }

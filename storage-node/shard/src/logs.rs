@@ -101,7 +101,9 @@ impl Logs {
     }
 
     pub(crate) fn all(&self, pages: &mut Pages) {
-        pages.push(Key::Dropped, Some(self.dropped_page()));
+        if !self.dropped.is_empty() {
+            pages.push(Key::Dropped, Some(self.dropped_page()));
+        }
         self.live.values().for_each(|log| log.all(pages));
     }
 

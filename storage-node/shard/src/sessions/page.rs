@@ -80,7 +80,9 @@ impl Sessions {
     }
 
     pub(crate) fn all(&self, pages: &mut Pages) {
-        pages.push(Key::Closed, Some(self.closed_page()));
+        if !self.closed.is_empty() {
+            pages.push(Key::Closed, Some(self.closed_page()));
+        }
         for (id, session) in &self.open {
             pages.push(Key::Session(*id), Some(session.page()));
             for upload in session.uploads.keys() {
