@@ -32,8 +32,27 @@
 //! | `tail`, `cache` | bytes and blocks in memory |
 #![forbid(unsafe_code)]
 
+mod block;
+mod cache;
+mod column;
+mod directory;
+mod file;
+mod job;
+mod liveness;
+mod logs;
+mod lookup;
+mod maintain;
+mod manifest;
+mod read;
+mod recover;
+mod set;
 mod store;
+mod store_file;
+mod tail;
 pub mod types;
 
-pub use store::{Job, JobDone, JobOutcome, ReadDone, ReadTask, Records, part_log};
+pub use job::{Job, JobDone, JobOutcome, What};
+pub use read::{ReadDone, ReadTask};
+pub(crate) use store::{is_part_log, part_key};
+pub use store::{Records, part_log};
 pub use types::*;

@@ -4,13 +4,11 @@
 //! numbers. Used by the node's store loop and by whoever runs [`crate::ReadTask`]s and [`crate::Job`]s.
 
 use bytes::Bytes;
-use longshore_io::DiskFile;
 use longshore_wire::row::{Row, Source};
 use longshore_wire::{Index, LogId, Offset, OffsetRange, ShardId, Term};
 use std::io;
-use std::sync::Arc;
 
-/// A segment of the node log. Given once and never reused, also when the file below it is recycled.
+/// A segment of the node log: the number of `longshore_log::SegmentId`, given once and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub u64);
 
@@ -44,10 +42,11 @@ pub struct EntryKey {
     pub term: Term,
 }
 
-/// The node log's segment files, as readers see them. Called off the store thread.
+/// The node log's segments, as readers see them. Called off the store thread.
 pub trait Segments: Send + Sync + 'static {
-    /// Opens a segment for reading. The file stays this segment's until [`crate::Records::holds`] says no.
-    fn open(&self, segment: SegmentId) -> io::Result<Arc<dyn DiskFile>>;
+    /// Reads exactly `len` bytes at `position`, unchecked. The bytes stay this segment's while
+    /// [`crate::Records::holds`] says yes.
+    fn read(&self, segment: SegmentId, position: u64, len: usize) -> io::Result<Bytes>;
     /// Whether `head`, the `Place::head` bytes before an entry's batch, belongs to this entry of this segment.
     fn check(&self, segment: SegmentId, head: &[u8], entry: &EntryKey) -> bool;
 }
@@ -61,7 +60,10 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// Whether nothing more is written to it.
     pub sealed: bool,
-    /// The last index of each group that has entries in it.
+    /// Whether every entry in it is below its group's durable checkpoint and first index: only bodies may live in it.
+    pub retired: bool,
+    /// For each group with entries in it, an index above which it has none; the last appended index at the moment of
+    /// sealing will do. Empty for a retired segment.
     pub last: Vec<(ShardId, Index)>,
 }
 

@@ -1,0 +1,374 @@
+//! Which job is due, and what a finished one changes.
+//!
+//! Danger: what a job wrote counts from [`Records::job_done`] on; until then every answer comes from the sources. Settlements
+//! that came meanwhile are honoured, because live counts are computed against the dead sets of *that* moment.
+
+use crate::file::{Content, DataKey, FileKey, FileState};
+use crate::job::{Done, ImportRow, Job, JobDone, JobOutcome, PendingFile, What, Work, Written};
+use crate::logs::LogState;
+use crate::read::{Want, is_record_of};
+use crate::store::{Records, part_row};
+use crate::types::{Import, ReadError, RecordsError, SegmentId, StoreId, StoredRecord};
+use longshore_wire::{Index, LogId, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A store file below this many bytes is small.
+const SMALL_STORE_BYTES: u64 = 4 << 20;
+/// This many small store files are copied into one.
+const SMALL_STORES_MAX: usize = 8;
+
+impl Records {
+    fn job(&mut self, work: Work) -> Job {
+        let job = Job { io: self.io.clone(), manifest: self.manifest.clone(), work };
+        self.running.insert(job.what());
+        job
+    }
+
+    /// A job that writes every row that no index file has yet; `None` if there is none, or while an earlier one runs (ask
+    /// again after it). When it is done, [`Records::rows_durable`] is at least what was applied at this moment.
+    pub fn flush(&mut self) -> Option<Job> {
+        let pending = |file: &FileState| matches!(file.content, Content::Pending { .. });
+        let keys: Vec<FileKey> =
+            self.files.iter().filter(|(_, file)| pending(file)).map(|(key, _)| *key).collect();
+        let upto = self.groups.iter().map(|(group, state)| (*group, state.applied)).collect();
+        self.index_job(keys, upto)
+    }
+
+    fn index_job(&mut self, keys: Vec<FileKey>, upto: BTreeMap<ShardId, Index>) -> Option<Job> {
+        if keys.is_empty() || self.running.contains(&What::Index) {
+            return None;
+        }
+        let mut files = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(file) = self.files.get_mut(&key) else { continue };
+            let Content::Pending { rows, frozen, .. } = &mut file.content else { continue };
+            *frozen = true;
+            let sections = file.sections.iter().map(|section| (section.group, section.log)).collect();
+            files.push(PendingFile { key, sections, rows: rows.clone() });
+            if let FileKey::Segment(segment, part) = key
+                && let Some(segment) = self.segments.get_mut(&segment)
+            {
+                segment.open_part = segment.open_part.filter(|open| *open != part);
+            }
+        }
+        Some(self.job(Work::Index { files, upto }))
+    }
+
+    /// The most useful job that is due now, one of each kind at a time: removing what left, writing the index of a sealed
+    /// segment whose entries are all applied, rewriting what is mostly dead. Call it after each finished job and about once
+    /// a second; a rewrite copies at most `rewrite_bytes_per_run`, so the calls set its rate.
+    pub fn next_job(&mut self) -> Option<Job> {
+        self.removal().or_else(|| self.sealed_index()).or_else(|| self.rewrite())
+    }
+
+    fn removal(&mut self) -> Option<Job> {
+        if self.running.contains(&What::Remove) {
+            return None;
+        }
+        let idle: Vec<DataKey> = self.leaving.keys().filter(|data| !self.is_read(**data)).copied().collect();
+        let mut names = Vec::new();
+        for data in idle {
+            names.extend(self.leaving.remove(&data).unwrap_or_default());
+            let gone = match data {
+                DataKey::Store(_) => true,
+                DataKey::Segment(segment) => !self.segments.contains_key(&segment),
+            };
+            if gone {
+                self.guards.remove(&data);
+            }
+        }
+        let left: Vec<SegmentId> = self
+            .freed
+            .iter()
+            .filter(|segment| !self.leaving.contains_key(&DataKey::Segment(**segment)))
+            .copied()
+            .collect();
+        left.iter().for_each(|segment| {
+            self.freed.remove(segment);
+        });
+        if names.is_empty() && left.is_empty() {
+            return None;
+        }
+        Some(self.job(Work::Remove { names, forgotten: left }))
+    }
+
+    /// The rows of sealed segments whose entries are all applied or overwritten.
+    fn sealed_index(&mut self) -> Option<Job> {
+        let applied = |group: &ShardId| self.groups.get(group).map_or(Index(0), |g| g.applied);
+        let complete: BTreeSet<SegmentId> = self
+            .segments
+            .iter()
+            .filter(|(_, state)| state.sealed && state.last.iter().all(|(group, last)| applied(group) >= *last))
+            .map(|(segment, _)| *segment)
+            .collect();
+        let keys: Vec<FileKey> = self
+            .files
+            .iter()
+            .filter(|(key, file)| {
+                let sealed = matches!(key, FileKey::Segment(segment, _) if complete.contains(segment));
+                sealed && matches!(file.content, Content::Pending { .. })
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        self.index_job(keys, BTreeMap::new())
+    }
+
+    /// Files that are worth rewriting, with their live bytes; those with the fewest first.
+    fn mostly_dead(&self) -> Vec<(u64, Vec<FileKey>)> {
+        let share = u64::from(self.config.rewrite_live_percent_max.min(100));
+        let few = |live: u64, bytes: u64| live.saturating_mul(100) < bytes.saturating_mul(share);
+        let mut sources = Vec::new();
+        for (segment, state) in &self.segments {
+            let keys: Vec<FileKey> = self.parts_of(*segment).collect();
+            let files = || keys.iter().filter_map(|key| self.files.get(key));
+            let written = files().all(|file| matches!(file.content, Content::Written(_)));
+            let live: u64 = files().map(FileState::live_bytes).sum();
+            let pointers: u64 = files().map(FileState::live).sum();
+            let suspect = self.suspect.contains(&DataKey::Segment(*segment));
+            if state.retired && !state.replaced && written && pointers > 0 && few(live, state.bytes) && !suspect {
+                sources.push((live, keys));
+            }
+        }
+        let stores = self.files.iter().filter(|(key, _)| match key {
+            FileKey::Store(store) => !self.suspect.contains(&DataKey::Store(*store)),
+            FileKey::Segment(..) => false,
+        });
+        let (small, large): (Vec<_>, Vec<_>) = stores.partition(|(_, file)| file.bytes < SMALL_STORE_BYTES);
+        let many = small.len() >= SMALL_STORES_MAX;
+        for (small, (key, file)) in small.into_iter().map(|s| (true, s)).chain(large.into_iter().map(|l| (false, l))) {
+            let live = file.live_bytes();
+            if file.live() == 0 || few(live, file.bytes) || small && many {
+                sources.push((live, vec![*key]));
+            }
+        }
+        sources.sort();
+        sources
+    }
+
+    fn rewrite(&mut self) -> Option<Job> {
+        if self.running.contains(&What::Rewrite) {
+            return None;
+        }
+        let mut bytes = 0;
+        let mut sources: Vec<FileKey> = Vec::new();
+        for (live, keys) in self.mostly_dead() {
+            bytes += live;
+            if !sources.is_empty() && bytes > self.config.rewrite_bytes_per_run {
+                break;
+            }
+            sources.extend(keys);
+        }
+        if sources.is_empty() {
+            return None;
+        }
+        let wants = sources.iter().flat_map(|key| self.live_wants(*key)).collect();
+        let guards = sources.iter().filter_map(|key| self.guard(key.data())).collect();
+        self.next_store += 1;
+        let store = StoreId(self.next_store - 1);
+        Some(self.job(Work::Rewrite { wants, sources, store, guards }))
+    }
+
+    /// Wants of everything live in a file.
+    fn live_wants(&mut self, key: FileKey) -> Vec<Want> {
+        let Some(file) = self.files.get(&key) else { return Vec::new() };
+        let live: Vec<(LogId, u64, u64)> = file
+            .sections
+            .iter()
+            .filter(|section| section.live > 0)
+            .map(|section| (section.log, section.first, section.last))
+            .collect();
+        let windows = live.into_iter().flat_map(|(log, first, last)| self.window_of(key, log, first, last));
+        windows.collect()
+    }
+
+    /// Takes a finished job's result. What it wrote is used from now on.
+    pub fn job_done(&mut self, done: JobDone) -> JobOutcome {
+        match done.done {
+            Done::Index { files, upto } => {
+                self.running.remove(&What::Index);
+                for (key, directory) in files {
+                    self.index_written(key, directory);
+                }
+                for (group, index) in upto {
+                    let state = self.groups.entry(group).or_default();
+                    state.durable = state.durable.max(index);
+                }
+                JobOutcome::Indexed
+            }
+            Done::Rewritten { sources, written } => {
+                self.running.remove(&What::Rewrite);
+                if let Some(written) = written {
+                    self.add_store(written, false);
+                }
+                for key in sources {
+                    if let FileKey::Segment(segment, _) = key
+                        && let Some(segment) = self.segments.get_mut(&segment)
+                    {
+                        segment.replaced = true;
+                    }
+                    self.remove_file(key);
+                }
+                JobOutcome::Rewritten
+            }
+            Done::Imported { written, replaces } => {
+                self.running.remove(&What::Import);
+                // The tail must have everything from its oldest record on.
+                self.tail.clear();
+                if let Some(written) = written {
+                    self.imported(written, replaces);
+                }
+                JobOutcome::Imported
+            }
+            Done::Removed => {
+                self.running.remove(&What::Remove);
+                JobOutcome::Removed
+            }
+            Done::Failed { was, names, forgotten, error, .. } => {
+                self.running.remove(&was);
+                self.freed.extend(forgotten);
+                for name in names {
+                    if let Some(key) = FileKey::parse(&name) {
+                        self.leaving.entry(key.data()).or_default().push(name);
+                    }
+                }
+                if let RecordsError::Corrupt(error) = &error {
+                    self.note_corrupt(error);
+                }
+                JobOutcome::Failed(was, error)
+            }
+        }
+    }
+
+    fn index_written(&mut self, key: FileKey, directory: crate::directory::Directory) {
+        let Some(file) = self.files.get_mut(&key) else {
+            // Its segment went meanwhile.
+            self.leaving.entry(key.data()).or_default().push(key.name());
+            return;
+        };
+        for (known, written) in file.sections.iter_mut().zip(&directory.sections) {
+            known.blocks = written.blocks.clone();
+        }
+        file.content = Content::Written(directory.blocks);
+        for group in self.groups.values_mut() {
+            group.unwritten.remove(&key);
+        }
+    }
+
+    /// Makes a store file's sections known. Offsets that died while it was written are dead in it.
+    pub(crate) fn add_store(&mut self, written: Written, new_logs: bool) {
+        let key = FileKey::Store(written.store);
+        let mut sections = written.directory.sections;
+        for (slot, section) in sections.iter_mut().enumerate() {
+            if new_logs {
+                self.logs.entry(section.log).or_insert_with(|| LogState::new(section.group));
+            }
+            section.live = match self.logs.get_mut(&section.log) {
+                None => 0,
+                Some(state) => {
+                    state.add(key, slot as u32, section.first, section.last);
+                    section.held_count().saturating_sub(state.dead_of(section))
+                }
+            };
+        }
+        self.guards.entry(key.data()).or_default();
+        let content = Content::Written(written.directory.blocks);
+        self.files.insert(key, FileState { sections, content, bytes: written.bytes });
+    }
+
+    fn imported(&mut self, written: Written, replaces: bool) {
+        let key = FileKey::Store(written.store);
+        let bounds: Vec<(LogId, u64, u64)> =
+            written.directory.sections.iter().map(|s| (s.log, s.first, s.last)).collect();
+        self.add_store(written, true);
+        if !replaces {
+            return;
+        }
+        for (slot, (log, first, last)) in bounds.into_iter().enumerate() {
+            let mut runs = Vec::new();
+            if let Some(section) = self.section(key, slot as u32) {
+                section.held_runs(first, last, &mut |a, b| runs.push((a, b)));
+            }
+            let Some(state) = self.logs.get(&log) else { continue };
+            let others: Vec<_> = state.touching(first, last).filter(|at| at.key != key).collect();
+            for at in others {
+                self.suspect.remove(&at.key.data());
+                let Some(file) = self.files.get_mut(&at.key) else { continue };
+                let Some(old) = file.sections.get_mut(at.slot as usize) else { continue };
+                runs.iter().for_each(|(a, b)| old.let_go(*a, *b));
+                old.live = old.held_count().saturating_sub(state.dead_of(old));
+            }
+        }
+    }
+
+    fn note_corrupt(&mut self, error: &ReadError) {
+        match error {
+            ReadError::Corrupt { log, offset, .. } => {
+                if let Some(at) = self.holder(*log, offset.0) {
+                    self.suspect.insert(at.key.data());
+                }
+            }
+            ReadError::CorruptIndex { log, range, .. } => {
+                if let Some(at) = self.holder(*log, range.first.0) {
+                    self.lose_block(at.key, *log, *range);
+                }
+            }
+            ReadError::Io { .. } => {}
+        }
+    }
+
+    /// A job that stores what was fetched from a peer, beside what is held already (which is left out). When it is done,
+    /// the records are durable and readable. After a failure nothing was stored: fetch and import again.
+    ///
+    /// Errors: [`RecordsError::Mismatch`]: bytes do not fit their row or checksum; nothing is taken.
+    pub fn import(&mut self, batch: Vec<Import>) -> Result<Job, RecordsError> {
+        self.import_job(batch, false)
+    }
+
+    /// As [`Records::import`], for a record that a read found corrupt (or one of whose pieces was): what is held is replaced.
+    pub fn repair(&mut self, group: ShardId, stored: StoredRecord) -> Result<Job, RecordsError> {
+        self.import_job(vec![Import::Record { group, stored }], true)
+    }
+
+    fn import_job(&mut self, batch: Vec<Import>, replaces: bool) -> Result<Job, RecordsError> {
+        let mut rows = Vec::new();
+        let mut take = |held: bool, import: ImportRow| {
+            if replaces || !held {
+                rows.push(import);
+            }
+        };
+        for import in batch {
+            match import {
+                Import::Part { group, source, bytes } => {
+                    let row = part_row(group, source);
+                    if bytes.len() != source.len as usize {
+                        return Err(RecordsError::Mismatch { log: row.log, offset: row.offset });
+                    }
+                    take(self.is_held(row.log, row.offset.0), ImportRow { group, row, bytes });
+                }
+                Import::Record { group, stored } => {
+                    let StoredRecord { row, record, parts } = stored;
+                    let lengths = row.parts.iter().map(|part| part.len as usize);
+                    if !is_record_of(&record, &row) || !lengths.eq(parts.iter().map(bytes::Bytes::len)) {
+                        return Err(RecordsError::Mismatch { log: row.log, offset: row.offset });
+                    }
+                    for (part, bytes) in row.parts.iter().zip(parts) {
+                        let row = part_row(group, *part);
+                        take(self.is_held(row.log, row.offset.0), ImportRow { group, row, bytes });
+                    }
+                    if !row.parts.is_empty() {
+                        self.use_parts(group, &row);
+                    }
+                    take(self.is_held(row.log, row.offset.0), ImportRow { group, row, bytes: record });
+                }
+            }
+        }
+        self.next_store += 1;
+        let store = StoreId(self.next_store - 1);
+        Ok(self.job(Work::Import { rows, store, replaces }))
+    }
+
+    /// Wants of the live offsets that one file has of a log in [first, last].
+    fn window_of(&mut self, key: FileKey, log: LogId, first: u64, last: u64) -> Vec<Want> {
+        self.window(log, first, last, false).into_iter().filter(|want| want.key == key).collect()
+    }
+}
