@@ -5,6 +5,9 @@
 //! loses, tears, flips and refuses what a seed says.
 #![forbid(unsafe_code)]
 
+pub mod real;
+pub mod sim;
+
 use std::io;
 use std::sync::Arc;
 

@@ -1,0 +1,192 @@
+//! A group's log in memory: what was appended, where it lies, and the newest entries themselves.
+//!
+//! Danger: appended is not durable; `durable` moves only by [`Group::entry_durable`] and [`Group::mark_durable`]. Called by
+//! [`crate::NodeLog`] for each change, and by recovery, which replays the same changes.
+
+use crate::format::{GroupState, Mark};
+use crate::types::{Entry, HardState, Place};
+use bytes::Bytes;
+use longshore_wire::{Index, Term};
+use std::collections::VecDeque;
+
+#[derive(Clone, Debug)]
+struct Slot {
+    term: Term,
+    /// Known once it is durable.
+    place: Option<Place>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Group {
+    /// The entry before the first.
+    mark: Mark,
+    /// From `mark.index + 1` on.
+    slots: VecDeque<Slot>,
+    /// The last entries; the end of `slots`.
+    tail: VecDeque<Entry>,
+    pub(crate) hard_state: HardState,
+    pub(crate) conf: Bytes,
+    durable: u64,
+    pub(crate) checkpointed: u64,
+    pub(crate) replicated: u64,
+    pub(crate) applied: u64,
+}
+
+impl Group {
+    pub(crate) fn first(&self) -> u64 {
+        self.mark.index.0 + 1
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.mark.index.0 + self.slots.len() as u64
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// First index whose entry is in memory; `last + 1` if none is.
+    pub(crate) fn tail_first(&self) -> u64 {
+        self.last() + 1 - self.tail.len() as u64
+    }
+
+    pub(crate) fn tail_len(&self) -> usize {
+        self.tail.len()
+    }
+
+    fn slot(&self, index: u64) -> Option<&Slot> {
+        self.slots.get(usize::try_from(index.checked_sub(self.first())?).ok()?)
+    }
+
+    pub(crate) fn term(&self, index: u64) -> Option<Term> {
+        if index == self.mark.index.0 { Some(self.mark.term) } else { self.slot(index).map(|s| s.term) }
+    }
+
+    pub(crate) fn place(&self, index: u64) -> Option<Place> {
+        self.slot(index)?.place
+    }
+
+    pub(crate) fn in_tail(&self, index: u64) -> Option<&Entry> {
+        self.tail.get(usize::try_from(index.checked_sub(self.tail_first())?).ok()?)
+    }
+
+    /// Whether an entry of this index can be taken: above the mark and not beyond the next one.
+    pub(crate) fn follows(&self, index: u64) -> bool {
+        index > self.mark.index.0 && index <= self.last() + 1
+    }
+
+    /// Discards entries at and above `index`. Returns the bytes that left the memory.
+    pub(crate) fn truncate(&mut self, index: u64) -> usize {
+        let keep = index.saturating_sub(self.first()) as usize;
+        let tail_keep = index.saturating_sub(self.tail_first()) as usize;
+        let freed = self.tail.iter().skip(tail_keep).map(Entry::bytes).sum();
+        self.tail.truncate(tail_keep);
+        self.slots.truncate(keep);
+        self.durable = self.durable.min(self.last());
+        freed
+    }
+
+    /// Takes an entry that follows. Returns the bytes that left the memory for it.
+    pub(crate) fn append(&mut self, entry: Entry) -> usize {
+        let freed = self.truncate(entry.index.0);
+        self.slots.push_back(Slot { term: entry.term, place: None });
+        self.tail.push_back(entry);
+        freed
+    }
+
+    /// As recovery sees an entry: durable, and not in memory.
+    pub(crate) fn recovered(&mut self, index: Index, term: Term, place: Place) {
+        self.truncate(index.0);
+        self.slots.push_back(Slot { term, place: Some(place) });
+        self.durable = index.0;
+    }
+
+    /// The entry's write was synced, unless it was overwritten in memory since. Whether the durable position grew.
+    pub(crate) fn entry_durable(&mut self, index: Index, term: Term, place: Place) -> bool {
+        let first = self.first();
+        let slot = index.0.checked_sub(first).and_then(|i| self.slots.get_mut(i as usize));
+        let Some(slot) = slot.filter(|slot| slot.term == term) else { return false };
+        slot.place = Some(place);
+        if index.0 == self.durable + 1 {
+            self.durable = index.0;
+            return true;
+        }
+        false
+    }
+
+    /// A snapshot's mark was synced.
+    pub(crate) fn mark_durable(&mut self, mark: Mark) -> bool {
+        let grows = self.mark.index >= mark.index && self.durable < mark.index.0;
+        if grows {
+            self.durable = mark.index.0;
+        }
+        grows
+    }
+
+    /// Drops entries up to `to`, at most the last. Returns the new mark and the bytes that left the memory.
+    pub(crate) fn compact(&mut self, to: u64) -> (Mark, usize) {
+        let to = to.min(self.last());
+        let Some(term) = self.term(to).filter(|_| to > self.mark.index.0) else { return (self.mark, 0) };
+        let tail_drop = (to + 1).saturating_sub(self.tail_first()).min(self.tail.len() as u64) as usize;
+        let freed = self.tail.drain(..tail_drop).map(|e| e.bytes()).sum();
+        self.slots.drain(..(to - self.mark.index.0) as usize);
+        self.mark = Mark { index: Index(to), term };
+        (self.mark, freed)
+    }
+
+    /// Replaces the whole log by a snapshot up to `mark`. Returns the bytes that left the memory.
+    pub(crate) fn install(&mut self, mark: Mark) -> usize {
+        let freed = self.tail.drain(..).map(|e| e.bytes()).sum();
+        self.slots.clear();
+        self.durable = self.durable.min(mark.index.0);
+        self.mark = mark;
+        self.checkpointed = self.checkpointed.max(mark.index.0);
+        self.applied = self.applied.max(mark.index.0);
+        freed
+    }
+
+    /// As recovery sees a mark: entries up to it are gone, later ones stay.
+    pub(crate) fn recovered_mark(&mut self, mark: Mark) {
+        if mark.index < self.mark.index {
+            return;
+        }
+        if mark.index.0 <= self.last() {
+            self.slots.drain(..(mark.index.0 - self.mark.index.0) as usize);
+        } else {
+            self.slots.clear();
+        }
+        self.mark = mark;
+        self.durable = self.durable.max(mark.index.0);
+    }
+
+    /// As recovery sees an entry that does not follow: what was before is dropped, the log begins at `index`.
+    pub(crate) fn rebase(&mut self, index: u64) {
+        self.slots.clear();
+        self.mark = Mark { index: Index(index.saturating_sub(1)), term: Term(0) };
+        self.durable = self.mark.index.0;
+    }
+
+    /// Puts the oldest entry in memory out of it, if it can be read again and is not needed soon. Returns its bytes.
+    pub(crate) fn evict_oldest(&mut self) -> Option<usize> {
+        let index = self.tail_first();
+        if index > self.durable || index > self.applied || self.place(index).is_none() {
+            return None;
+        }
+        self.tail.pop_front().map(|e| e.bytes())
+    }
+
+    pub(crate) fn state(&self) -> GroupState {
+        GroupState { hard_state: self.hard_state, mark: self.mark, conf: self.conf.clone() }
+    }
+
+    /// Up to where the group may be compacted; `lagging_counts`: replicas that lag hold it back.
+    pub(crate) fn compactable(&self, lagging_counts: bool) -> u64 {
+        let limit = self.checkpointed.min(self.durable).min(self.last());
+        if lagging_counts { limit.min(self.replicated) } else { limit }
+    }
+}
