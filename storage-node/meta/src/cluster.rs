@@ -162,7 +162,7 @@ impl Meta {
         let taken =
             shard.replicas.iter().find(|r| r.node == replace.node && !r.leaving && r.id != replace.old);
         let taken = taken.map(|r| r.id);
-        let Some(old) = shard.replicas.iter_mut().find(|r| r.id == replace.old) else {
+        let Some(old) = shard.replicas.iter().find(|r| r.id == replace.old) else {
             return Err(refusal(MetaError::MetaNotFound, format!("no replica {}", replace.old)));
         };
         if old.leaving {
@@ -174,8 +174,15 @@ impl Meta {
             let words = format!("node {} has a replica of shard {} already", replace.node, replace.shard);
             return Err(refusal(MetaError::MetaExists, words));
         }
+        // Two at once could leave the shard without a majority of replicas that hold everything.
+        if shard.replicas.iter().any(|r| r.id != replace.old && self.is_replacing(r)) {
+            let words = format!("another replica of shard {} is being replaced; try again", replace.shard);
+            return Err(refusal(MetaError::MetaInUse, words));
+        }
         room(shard.incarnations as usize, INCARNATIONS_MAX as usize, "replicas per shard over its life")?;
-        old.leaving = true;
+        for old in shard.replicas.iter_mut().filter(|r| r.id == replace.old) {
+            old.leaving = true;
+        }
         shard.incarnations += 1;
         let new = replica(replace.node, shard.incarnations, true);
         let id = new.id;
@@ -211,6 +218,12 @@ impl Meta {
         Ok(MetaReply { replica, ..MetaReply::default() })
     }
 
+    /// Whether a replacement is under way with this replica; on a retired node it never ends.
+    fn is_replacing(&self, replica: &Replica) -> bool {
+        (replica.learner || replica.leaving)
+            && self.nodes.get(&replica.node).is_some_and(|node| !node.retired)
+    }
+
     /// Replicas on retired nodes that a live node can take over, at most one per shard, and none for a shard in
     /// which another replacement is under way. Level-triggered: ask again after every change.
     pub fn repairs(&self) -> Vec<ReplicaChange> {
@@ -224,8 +237,7 @@ impl Meta {
         }
         let mut changes = Vec::new();
         for shard in self.shards.values() {
-            let under_way =
-                shard.replicas.iter().any(|r| (r.learner || r.leaving) && load.contains_key(&r.node));
+            let under_way = shard.replicas.iter().any(|r| self.is_replacing(r));
             let staying = |r: &&Replica| !r.leaving;
             let lost = shard.replicas.iter().filter(staying).find(|r| !load.contains_key(&r.node));
             let (Some(lost), false) = (lost, under_way) else { continue };

@@ -35,8 +35,6 @@ mod namespaces;
 mod pages;
 mod queues;
 mod state;
-#[cfg(test)]
-mod tests;
 
 pub use changes::Reset;
 pub use cluster::ReplicaChange;
