@@ -275,13 +275,17 @@ impl Durable {
             self.window.taken.first().map(|(until, _)| *until),
             self.window.ready.front().map(|head| head.row.expiry).filter(|expiry| *expiry != NEVER),
         ];
-        // A head that expired already waits for an event (a report, a row), not for time.
+        let spared = self.window.ready.front().filter(|head| head.row.expiry <= turn.log_time);
+        if spared.is_some_and(|head| head.turn == turn.core.turn) {
+            return Some(turn.now); // A time to live of zero, spared for this turn only.
+        }
+        // Any other head that expired already waits for an event (a report, a row), not for time.
         let ahead = times.into_iter().flatten().filter(|at| *at > turn.log_time);
         let by_log_time = ahead.min().map(|at: LogTime| turn.mono_of(at));
         let expiring = self.window.expiring.values().chain(self.window.lapsing.values()).copied().min();
         let mut wake = earlier(by_log_time, expiring);
         wake = earlier(wake, self.desk.leases.next_deadline());
-        wake = earlier(wake, self.takes.next_deadline());
+        wake = earlier(wake, self.takes.next_deadline(turn.now));
         earlier(wake, self.window.load_again)
     }
 

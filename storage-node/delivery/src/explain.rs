@@ -136,16 +136,16 @@ impl Delivery {
     }
 
     fn explain_settled(&self, queue: QueueId, counts: &Counts, log_time: LogTime, reasons: &mut Vec<Reason>) {
-        let Some(durable) = self.durable.get(&queue) else {
-            explain_counts(counts, None, reasons);
-            return reasons.push(Reason::NoConsumer);
-        };
         if let Some(waiting) = &self.core.waiting
             && counts.ready > 0
         {
             let sessions = waiting.sessions.len() as u64;
             reasons.push(Reason::WaitingForGateways { sessions, until: waiting.until });
         }
+        let Some(durable) = self.durable.get(&queue) else {
+            explain_counts(counts, None, reasons);
+            return reasons.push(Reason::NoConsumer);
+        };
         explain_window(durable, log_time, reasons);
         explain_counts(counts, durable.window.delayed.first().map(|(due, _)| *due), reasons);
         explain_desk(&durable.desk, reasons);

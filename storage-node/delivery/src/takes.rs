@@ -73,8 +73,9 @@ impl Takes {
             self.serve(queue, wish, turn, stock);
         }
         let now = turn.now;
+        let rows_coming = stock.more_coming();
         self.wishes.retain(|wish| {
-            let waits = wish.until > now;
+            let waits = wish.until > now || rows_coming;
             if !waits {
                 turn.out.push(Action::Took {
                     request: wish.request,
@@ -153,9 +154,9 @@ impl Takes {
         }
     }
 
-    /// The earliest moment at which something here ends by itself.
-    pub fn next_deadline(&self) -> Option<Mono> {
-        let wishes = self.wishes.iter().map(|wish| wish.until);
+    /// The earliest moment at which something here ends by itself. Wishes that are late wait for rows.
+    pub fn next_deadline(&self, now: Mono) -> Option<Mono> {
+        let wishes = self.wishes.iter().map(|wish| wish.until).filter(|until| *until > now);
         wishes.chain(self.pending.values().map(|pending| pending.until)).min()
     }
 
