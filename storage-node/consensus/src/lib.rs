@@ -65,8 +65,6 @@ pub mod mutations;
 mod rng;
 mod storage;
 mod store;
-#[cfg(feature = "testing")]
-pub mod testing;
 
 pub use api::{
     Action, Event, Frame, GroupStatus, Held, Lane, Machine, Membership, OpenError, Output, ProposeError,

@@ -43,6 +43,8 @@ pub(crate) struct GroupStorage {
     applied: (u64, u64),
     blocks: BTreeMap<u64, Vec<Entry>>,
     reading: RefCell<BTreeMap<u64, Reading>>,
+    /// Receivers whose last snapshot failed a moment ago.
+    waiting: Vec<ReplicaId>,
 }
 
 pub(crate) fn entry_bytes(e: &Entry) -> usize {
@@ -64,6 +66,7 @@ impl GroupStorage {
             applied: (base.0.0, base.1.0),
             blocks: BTreeMap::new(),
             reading: RefCell::default(),
+            waiting: Vec::new(),
         }
     }
 
@@ -101,6 +104,11 @@ impl GroupStorage {
 
     pub(crate) fn set_applied(&mut self, index: u64, term: u64) {
         self.applied = (index, term);
+    }
+
+    /// Who gets no snapshot for now.
+    pub(crate) fn set_waiting(&mut self, waiting: Vec<ReplicaId>) {
+        self.waiting = waiting;
     }
 
     pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
@@ -158,10 +166,11 @@ impl GroupStorage {
         self.blocks.retain(|low, _| *low > to);
     }
 
-    /// The log begins anew after a snapshot.
+    /// The log begins anew after a snapshot. What is applied stays behind until the machine has it.
     pub(crate) fn install(&mut self, meta: &SnapshotMeta) {
-        let hard = std::mem::take(&mut self.hard);
+        let (hard, applied) = (std::mem::take(&mut self.hard), self.applied);
         *self = GroupStorage::new((meta.index, meta.term), hard, meta.membership.clone());
+        self.applied = applied;
     }
 
     fn pop_front(&mut self) {
@@ -297,7 +306,11 @@ impl Storage for GroupStorage {
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let unavailable = Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         // A change that adds the receiver is being applied right now: the next heartbeat's answer asks again.
-        if self.applied.0 == 0 || self.applied.0 < request_index || !self.members.contains(ReplicaId(to)) {
+        let to = ReplicaId(to);
+        if self.waiting.contains(&to) || !self.members.contains(to) {
+            return unavailable;
+        }
+        if self.applied.0 == 0 || self.applied.0 < request_index {
             return unavailable;
         }
         Ok(snapshot_of(self.applied.0, self.applied.1, self.members.conf_state()))

@@ -27,6 +27,7 @@ impl Group {
         }
         self.update_floor();
         self.probe_delivered(turn);
+        self.retry_failed(turn);
         let blocked = self.lease.blocked_since();
         if blocked.is_some_and(|since| turn.now.since(since) >= turn.config.election_us()) {
             self.step_down(turn);
@@ -69,7 +70,7 @@ impl Group {
         let caught_up = |id: ReplicaId| {
             let progress = raft.prs().get(id.0);
             let committed = raft.raft_log.committed;
-            progress.is_some_and(|p| p.state == ProgressState::Replicate && p.matched >= committed)
+            progress.is_some_and(|p| p.state != ProgressState::Snapshot && p.matched >= committed)
         };
         match plan(self.members(), &self.wanted, self.me, caught_up) {
             Plan::Nothing => {}

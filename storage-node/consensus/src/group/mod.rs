@@ -91,6 +91,8 @@ pub(crate) struct Group {
     incoming: Option<Incoming>,
     /// Receivers that have their bodies, since when; Raft's own acknowledgement should have come.
     delivered: Vec<(ReplicaId, Mono)>,
+    /// Receivers whose snapshot failed, since when.
+    failed: Vec<(ReplicaId, Mono)>,
     installing: Option<(u64, crate::api::SnapshotMeta)>,
     /// Entries that a broken build applied too early; 0 in a sound one.
     applied_early: u64,
@@ -134,6 +136,7 @@ impl Group {
             calm_ticks: 0,
             incoming: None,
             delivered: Vec::new(),
+            failed: Vec::new(),
             installing: None,
             applied_early: 0,
             stopped: false,

@@ -39,8 +39,25 @@ impl Group {
             self.delivered.push((to, turn.now));
         } else {
             self.raw.report_snapshot(to.0, SnapshotStatus::Failure);
+            self.failed.push((to, turn.now));
+            self.hold_failed();
         }
         self.after_step(turn);
+    }
+
+    fn hold_failed(&mut self) {
+        let waiting = self.failed.iter().map(|(to, _)| *to).collect();
+        self.raw.mut_store().set_waiting(waiting);
+    }
+
+    /// Lets receivers whose snapshot failed a while ago have another one.
+    pub(super) fn retry_failed(&mut self, turn: &mut Turn<'_>) {
+        if self.failed.is_empty() {
+            return;
+        }
+        let patience_us = turn.config.election_us();
+        self.failed.retain(|(_, since)| turn.now.since(*since) < patience_us);
+        self.hold_failed();
     }
 
     /// Probes receivers whose acknowledgement got lost.
@@ -133,6 +150,7 @@ impl Group {
         };
         turn.machine.restore(self.id, &meta);
         turn.machine.membership_changed(self.id, &meta.membership);
+        self.raw.mut_store().set_applied(meta.index.0, meta.term.0);
         self.raw.advance_apply_to(meta.index.0);
     }
 }
