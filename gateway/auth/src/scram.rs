@@ -42,14 +42,14 @@ impl fmt::Debug for ScramVerifier {
 }
 
 impl ScramHash {
-    fn hash(self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn hash(self, bytes: &[u8]) -> Vec<u8> {
         match self {
             ScramHash::Sha256 => Sha256::digest(bytes).to_vec(),
             ScramHash::Sha512 => Sha512::digest(bytes).to_vec(),
         }
     }
 
-    fn hmac(self, key: &[u8], bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn hmac(self, key: &[u8], bytes: &[u8]) -> Vec<u8> {
         // A key of any length is allowed, so that the empty answer cannot occur.
         match self {
             ScramHash::Sha256 => Hmac::<Sha256>::new_from_slice(key)
@@ -61,7 +61,7 @@ impl ScramHash {
         }
     }
 
-    fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
+    pub(crate) fn salted(self, password: &[u8], salt: &[u8], iterations: u32) -> Vec<u8> {
         match self {
             ScramHash::Sha256 => {
                 let mut out = vec![0; 32];

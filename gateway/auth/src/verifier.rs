@@ -130,6 +130,12 @@ impl Check {
         let is_right = password::matches(&self.password, &self.hash);
         Checked { taken: self.taken, is_right }
     }
+
+    /// As if it had run.
+    #[cfg(test)]
+    pub(crate) fn decided(self, is_right: bool) -> Checked {
+        Checked { taken: self.taken, is_right }
+    }
 }
 
 /// The logins of one gateway.
@@ -224,6 +230,12 @@ impl Verifier {
         }
         self.budget.take(took * BUDGET_SHARE, now);
         Outcome::Refused
+    }
+
+    /// Successful checks in the cache.
+    #[cfg(test)]
+    pub(crate) fn remembered(&self) -> usize {
+        self.cache.young.len() + self.cache.old.len()
     }
 }
 
