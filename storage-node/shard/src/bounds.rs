@@ -1,6 +1,8 @@
 //! The limits of a shard's state. Every table here is replicated and lies in memory on three nodes, so each has
 //! a bound, and reaching it has one defined consequence: a refusal, or the oldest being forgotten.
 
+/// The highest offset that a log can reach; beyond it an append is refused.
+pub const OFFSET_MAX: u64 = 1 << 62;
 /// Live logs of a shard; beyond it a new log is refused.
 pub const LOGS_MAX: usize = 1 << 20;
 /// Open gateway sessions of a shard; beyond it another one is refused.

@@ -92,7 +92,9 @@ impl ChunkSet {
             Form::Bits(_) if u64::from(self.count) == CHUNK_OFFSETS => {
                 self.form = Form::Runs(vec![(0, u16::MAX)]);
             }
-            Form::Bits(words) => fill(words, first, last, true),
+            Form::Bits(words) => {
+                fill(words, first, last, true);
+            }
         }
     }
 
@@ -107,8 +109,7 @@ impl ChunkSet {
                 }
             }
             Form::Bits(words) => {
-                fill(words, first, last, true);
-                self.count = words.iter().map(|word| word.count_ones()).sum();
+                self.count += fill(words, first, last, true);
                 if u64::from(self.count) == CHUNK_OFFSETS {
                     self.form = Form::Runs(vec![(0, u16::MAX)]);
                 }
@@ -116,20 +117,16 @@ impl ChunkSet {
         }
     }
 
-    /// Removes `first..=last`.
+    /// Removes `first..=last`; touches nothing outside of it.
     pub(crate) fn remove(&mut self, first: u16, last: u16) {
         match &mut self.form {
             Form::Runs(runs) => {
-                cut_runs(runs, first, last);
-                self.count = runs.iter().map(|(first, last)| u32::from(last - first) + 1).sum();
+                self.count -= cut_runs(runs, first, last);
                 if runs.len() > RUNS_MAX {
                     self.form = Form::Bits(self.to_words());
                 }
             }
-            Form::Bits(words) => {
-                fill(words, first, last, false);
-                self.count = words.iter().map(|word| word.count_ones()).sum();
-            }
+            Form::Bits(words) => self.count -= fill(words, first, last, false),
         }
     }
 
@@ -202,7 +199,9 @@ impl ChunkSet {
             Form::Bits(words) => words.clone(),
             Form::Runs(runs) => {
                 let mut words = Box::new([0; WORDS]);
-                runs.iter().for_each(|(first, last)| fill(&mut words, *first, *last, true));
+                for (first, last) in runs {
+                    fill(&mut words, *first, *last, true);
+                }
                 words
             }
         }
@@ -238,16 +237,16 @@ fn merge_run(runs: &mut Vec<(u16, u16)>, first: u16, last: u16) {
     }
 }
 
-fn cut_runs(runs: &mut Vec<(u16, u16)>, first: u16, last: u16) {
+/// Removes `first..=last` from the runs; how many members that were.
+fn cut_runs(runs: &mut Vec<(u16, u16)>, first: u16, last: u16) -> u32 {
     let from = runs.partition_point(|(_, end)| *end < first);
-    let to = runs.partition_point(|(start, _)| *start <= last).max(from);
-    let left = runs.get(from).filter(|run| from < to && run.0 < first).map(|run| (run.0, first - 1));
-    let right = to
-        .checked_sub(1)
-        .and_then(|i| runs.get(i))
-        .filter(|run| from < to && run.1 > last)
-        .map(|run| (last + 1, run.1));
+    let to = runs.partition_point(|(start, _)| *start <= last);
+    let Some(cut) = runs.get(from..to).filter(|cut| !cut.is_empty()) else { return 0 };
+    let members = cut.iter().map(|(low, high)| u32::from((*high).min(last) - (*low).max(first)) + 1).sum();
+    let left = cut.first().filter(|run| run.0 < first).map(|run| (run.0, first - 1));
+    let right = cut.last().filter(|run| run.1 > last).map(|run| (last + 1, run.1));
     runs.splice(from..to, left.into_iter().chain(right));
+    members
 }
 
 /// The first bit at or after `from` that is set, or clear if `inverted`.
@@ -265,18 +264,27 @@ fn scan(words: &[u64; WORDS], from: u16, inverted: bool) -> Option<u16> {
     None
 }
 
-fn fill(words: &mut [u64; WORDS], first: u16, last: u16, value: bool) {
+/// Sets or clears `first..=last`; how many bits that changed. Touches no other word.
+fn fill(words: &mut [u64; WORDS], first: u16, last: u16, value: bool) -> u32 {
     let (low, high) = (usize::from(first >> 6), usize::from(last >> 6));
-    for (i, word) in words.iter_mut().enumerate().take(high + 1).skip(low) {
+    let mut changed = 0;
+    for (i, word) in words[low..=high].iter_mut().enumerate() {
         let mut mask = u64::MAX;
-        if i == low {
+        if i == 0 {
             mask &= u64::MAX << (first & 63);
         }
-        if i == high {
+        if i == high - low {
             mask &= u64::MAX >> (63 - (last & 63));
         }
-        if value { *word |= mask } else { *word &= !mask }
+        let before = *word;
+        if value {
+            *word |= mask
+        } else {
+            *word &= !mask
+        }
+        changed += (before ^ *word).count_ones();
     }
+    changed
 }
 
 #[cfg(test)]

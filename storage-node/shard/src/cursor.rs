@@ -223,12 +223,15 @@ impl Cursor {
         self.raise_floor(self.settled.next_absent(last + 1));
     }
 
+    /// Moves the floor on; what is below it needs no bits.
     fn raise_floor(&mut self, floor: u64) {
+        if !self.settled.is_empty() && floor > self.floor {
+            let dirty = &mut self.dirty_chunks;
+            self.settled.remove(self.floor, floor - 1, &mut |n| {
+                dirty.insert(n);
+            });
+        }
         self.floor = floor;
-        let dirty = &mut self.dirty_chunks;
-        self.settled.remove_below(floor, &mut |n| {
-            dirty.insert(n);
-        });
     }
 
     fn mark(&mut self, first: u64, last: u64) {

@@ -3,7 +3,7 @@
 //! Called by `apply` alone; read by delivery, the record store's recovery and admin calls.
 
 use crate::Cursor;
-use crate::bounds::POSITIONS_MAX;
+use crate::bounds::{OFFSET_MAX, POSITIONS_MAX};
 use crate::offset_set::push_range;
 use bytes::Bytes;
 use longshore_wire::outcome::Refusal;
@@ -153,7 +153,7 @@ impl Log {
         now: LogTime,
     ) -> Result<Offset, Refusal> {
         let first = self.next;
-        let next = first.0.checked_add(u64::from(count)).filter(|next| *next < u64::MAX);
+        let next = first.0.checked_add(u64::from(count)).filter(|next| *next <= OFFSET_MAX);
         let next = next.ok_or(Refusal::LimitReached)?;
         let has_room = |(_, cursor): &(CursorId, Cursor)| cursor.has_room_for_delayed(count);
         if due.is_some() && !self.cursors.iter().all(has_room) {

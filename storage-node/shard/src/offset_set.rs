@@ -129,30 +129,24 @@ impl OffsetSet {
         }
     }
 
-    /// Removes everything below `end`. The chunks that changed are given to `touched`.
-    pub(crate) fn remove_below(&mut self, end: u64, touched: &mut impl FnMut(u64)) {
-        while let Some(mut entry) = self.chunks.first_entry() {
-            let n = *entry.key();
-            if n > chunk_of(end) || (n == chunk_of(end) && place(end) == 0) {
+    /// Removes `first..=last`, O(chunks in it). The chunks that changed are given to `touched`.
+    pub(crate) fn remove(&mut self, first: u64, last: u64, touched: &mut impl FnMut(u64)) {
+        let mut from = chunk_of(first);
+        while let Some((n, chunk)) = self.chunks.range_mut(from..=chunk_of(last)).next() {
+            let (n, base, before) = (*n, n * CHUNK_OFFSETS, chunk.count());
+            chunk.remove(place(first.max(base)), place(last.min(base + (CHUNK_OFFSETS - 1))));
+            let after = chunk.count();
+            if after == 0 {
+                self.chunks.remove(&n);
+            }
+            if after != before {
+                self.count -= u64::from(before - after);
+                touched(n);
+            }
+            if n == chunk_of(last) {
                 return;
             }
-            let before = entry.get().count();
-            if n < chunk_of(end) {
-                entry.remove();
-                self.count -= u64::from(before);
-                touched(n);
-                continue;
-            }
-            entry.get_mut().remove(0, place(end) - 1);
-            let after = entry.get().count();
-            if after == 0 {
-                entry.remove();
-            }
-            self.count -= u64::from(before - after);
-            if after != before {
-                touched(n);
-            }
-            return;
+            from = n + 1;
         }
     }
 

@@ -1,6 +1,7 @@
 //! Random commands against a model that keeps one entry per message and one number per session, on three shards at
 //! once: the first is never restored, the second is restored from the pages of its checkpoints, the third from
 //! snapshots of the first. All three must do the same at every step.
+#![cfg(test)]
 
 mod common;
 
@@ -506,7 +507,7 @@ fn run(steps: Vec<Step>) {
 
 /// `PROPTEST_CASES` for a longer run.
 fn cases() -> u32 {
-    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(40)
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24)
 }
 
 proptest! {

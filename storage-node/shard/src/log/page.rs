@@ -2,6 +2,7 @@
 
 use super::{Log, Position};
 use crate::Cursor;
+use crate::bounds::OFFSET_MAX;
 use crate::page::{Key, Pages, read_version, versioned};
 use bytes::{BufMut, Bytes};
 use longshore_wire::spec::{LogKind, LogSpec};
@@ -93,7 +94,7 @@ impl Log {
             cursors.push((id, Cursor::restored(r.u64()?, next.0)?));
         }
         r.finish()?;
-        if start > next || (spec.kind == LogKind::Queue) == cursors.is_empty() {
+        if start > next || next.0 > OFFSET_MAX || (spec.kind == LogKind::Queue) == cursors.is_empty() {
             return Err(DecodeError::Invalid("log page"));
         }
         let (positions, dirty_positions) = (BTreeMap::new(), BTreeSet::new());
