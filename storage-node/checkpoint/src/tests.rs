@@ -3,6 +3,7 @@
 mod disk;
 mod faults;
 mod model;
+mod simulated;
 
 use crate::{Config, Damaged, Loaded, Mark, PageStore};
 use bytes::Bytes;

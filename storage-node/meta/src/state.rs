@@ -151,6 +151,11 @@ impl Meta {
         self.gateways.values()
     }
 
+    /// A gateway by its session.
+    pub fn gateway(&self, session: SessionId) -> Option<&Gateway> {
+        self.gateways.get(&session.0)
+    }
+
     /// Whether this session was given and is over. One that was never given is not: this replica may be behind.
     pub fn is_session_over(&self, session: SessionId) -> bool {
         let given = 1..=self.numbers.last_session;
