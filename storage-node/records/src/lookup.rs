@@ -73,8 +73,14 @@ impl Records {
         let ranges = live_ranges(state, first, last);
         let sections: Vec<SectionRef> = state.touching(first, last).collect();
         let wants = sections.into_iter().filter_map(|at| {
-            let inside = ranges.iter().filter(|range| range.first.0 <= at.last && range.last.0 >= at.first);
-            self.want(at, inside.copied().collect(), ahead)
+            let section = self.section(at.key, at.slot)?;
+            let mut inside = Vec::new();
+            for range in ranges.iter().filter(|range| range.first.0 <= at.last && range.last.0 >= at.first) {
+                section.held_runs(range.first.0, range.last.0, &mut |first, last| {
+                    inside.push(OffsetRange { first: Offset(first), last: Offset(last) });
+                });
+            }
+            self.want(at, inside, ahead)
         });
         wants.collect()
     }

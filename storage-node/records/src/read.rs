@@ -111,6 +111,13 @@ impl std::fmt::Debug for ReadDone {
     }
 }
 
+impl ReadDone {
+    /// The number of the task that this is the result of.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+}
+
 impl ReadTask {
     /// The task's number: comes back in [`crate::Answer::id`].
     pub fn id(&self) -> u64 {
@@ -223,7 +230,10 @@ fn records(io: &Io, found: Vec<Found>, with_parts: bool, bytes_max: usize, done:
         .filter(|found| !found.ahead)
         .map(|found| (found.located.row.log, found.located.row.offset))
         .collect();
-    wanted.retain(|found| !found.ahead || !asked.contains(&(found.located.row.log, found.located.row.offset)));
+    wanted.retain(|found| {
+        let row = &found.located.row;
+        !found.ahead || row.parts.is_empty() && !asked.contains(&(row.log, row.offset))
+    });
     let mut bytes = 0;
     let mut any = false;
     wanted.retain(|found| {

@@ -77,6 +77,10 @@ impl Records {
 
     fn load_files(&mut self, listed: &Listed) -> Result<Opened, RecordsError> {
         let io = self.io.clone();
+        // What a killed process renamed is here but not durable yet; its data is. From here on it counts.
+        io.disk
+            .sync_dir(&io.dir)
+            .map_err(|error| RecordsError::Io { what: "sync", file: io.dir.clone(), error })?;
         let names = io
             .disk
             .list(&io.dir)

@@ -6,6 +6,8 @@ use common::*;
 use longshore_records::*;
 use longshore_wire::*;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -20,6 +22,7 @@ enum Op {
     Flush,
     Checkpoint,
     Work(u8),
+    Overlap(u8, u8),
     CrashInJob(u8, bool),
     Restart(bool),
     Check,
@@ -35,6 +38,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Flush),
         3 => Just(Op::Checkpoint),
         4 => (1u8..4).prop_map(Op::Work),
+        2 => (1u8..5, any::<u8>()).prop_map(|(log, keep)| Op::Overlap(log, keep)),
         3 => (any::<u8>(), any::<bool>()).prop_map(|(step, lucky)| Op::CrashInJob(step, lucky)),
         1 => any::<bool>().prop_map(Op::Restart),
         2 => Just(Op::Check),
@@ -69,6 +73,8 @@ struct World {
     /// Last index of each sealed segment.
     sealed: BTreeMap<SegmentId, u64>,
     generation: u64,
+    /// How often which state was reached.
+    reached: BTreeMap<String, u64>,
 }
 
 fn open(disk: &MemDisk, log: &Arc<FakeLog>, existing: &[SegmentInfo]) -> Records {
@@ -92,6 +98,7 @@ impl World {
             segment: 1,
             sealed: BTreeMap::new(),
             generation: 0,
+            reached: BTreeMap::new(),
         }
     }
 
@@ -196,6 +203,7 @@ impl World {
 
     fn free_segments(&mut self) {
         for segment in self.records.removable() {
+            *self.reached.entry("segment freed".into()).or_default() += 1;
             self.log.remove(segment);
             self.sealed.remove(&segment);
             self.records.segment_removed(segment);
@@ -205,6 +213,7 @@ impl World {
     fn work(&mut self, jobs: u8) {
         for _ in 0..jobs {
             let Some(job) = self.records.next_job() else { break };
+            *self.reached.entry(format!("{:?} done", job.what())).or_default() += 1;
             let outcome = self.records.job_done(job.run());
             assert!(!matches!(outcome, JobOutcome::Failed(..)), "{outcome:?}");
             self.free_segments();
@@ -268,7 +277,11 @@ impl World {
     fn crash_in_job(&mut self, step: u8, lucky: bool) {
         let Some(job) = self.records.next_job().or_else(|| self.records.flush()) else { return };
         self.disk.stop_after(Some(u64::from(step % 10)));
+        let what = format!("{:?} interrupted", job.what());
         let done = job.run();
+        if self.disk.is_off() {
+            *self.reached.entry(what).or_default() += 1;
+        }
         self.disk.stop_after(None);
         if step & 0x80 != 0 {
             // The store thread heard of it, and let the segments go, before the lights went out.
@@ -277,6 +290,20 @@ impl World {
             }
         }
         self.restart(lucky);
+    }
+
+    /// Settles while a job is under way.
+    fn overlap(&mut self, log: u8, keep: u8) {
+        let Some(job) = self.records.next_job() else { return };
+        if job.what() == What::Rewrite {
+            *self.reached.entry("settled meanwhile".into()).or_default() += 1;
+        }
+        let done = job.run();
+        self.run(Op::Scatter(log, keep));
+        self.append(vec![(vec![log], 9, keep & 1 == 1)]);
+        self.records.job_done(done);
+        self.check();
+        self.free_segments();
     }
 
     fn run(&mut self, op: Op) {
@@ -306,6 +333,7 @@ impl World {
             Op::Flush => flush(&mut self.records),
             Op::Checkpoint => self.checkpoint(),
             Op::Work(jobs) => self.work(jobs),
+            Op::Overlap(log, keep) => self.overlap(log, keep),
             Op::CrashInJob(step, lucky) => self.crash_in_job(step, lucky),
             Op::Restart(lucky) => self.restart(lucky),
             Op::Check => self.check(),
@@ -313,28 +341,53 @@ impl World {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+fn scenario(ops: Vec<Op>) -> World {
+    let mut world = World::new();
+    for op in ops {
+        world.run(op);
+    }
+    world.check();
+    // With everything settled nothing may be held.
+    let logs: Vec<LogId> = world.state.live.keys().copied().collect();
+    for log in logs {
+        let all = world.state.live[&log].keys().copied().collect();
+        world.settle(log, all);
+    }
+    world.checkpoint();
+    world.work(100);
+    world.free_segments();
+    settle_down(&mut world.records);
+    assert_eq!(world.records.garbage().live_pointers, 0);
+    assert!(world.log.ids().into_iter().all(|id| id.0 == world.segment));
+    assert!(world.disk.names().iter().all(|name| !name.ends_with(".store")));
+    world
+}
 
-    #[test]
-    fn what_is_live_is_found_with_its_bytes_whatever_happens(ops in prop::collection::vec(any_op(), 1..90)) {
-        let mut world = World::new();
-        for op in ops {
-            world.run(op);
-        }
-        world.check();
-        // With everything settled nothing may be held.
-        let logs: Vec<LogId> = world.state.live.keys().copied().collect();
-        for log in logs {
-            let all = world.state.live[&log].keys().copied().collect();
-            world.settle(log, all);
-        }
-        world.checkpoint();
-        settle_down(&mut world.records);
-        world.free_segments();
-        settle_down(&mut world.records);
-        prop_assert_eq!(world.records.garbage().live_pointers, 0);
-        prop_assert!(world.log.ids().into_iter().all(|id| id.0 == world.segment));
-        prop_assert!(world.disk.names().iter().all(|name| !name.ends_with(".store")));
+#[test]
+fn what_is_live_is_found_with_its_bytes_whatever_happens() {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let reached: RefCell<BTreeMap<String, u64>> = RefCell::default();
+    TestRunner::new(config)
+        .run(&prop::collection::vec(any_op(), 1..90), |ops| {
+            for (what, times) in scenario(ops).reached {
+                *reached.borrow_mut().entry(what).or_default() += times;
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    let reached = reached.into_inner();
+    println!("{reached:?}");
+    let cases = u64::from(ProptestConfig::default().cases);
+    for (what, times_min) in [
+        ("Rewrite done", cases / 8),
+        ("Index done", cases / 8),
+        ("Remove done", cases / 4),
+        ("settled meanwhile", cases / 20),
+        ("Rewrite interrupted", cases / 40),
+        ("Index interrupted", cases / 8),
+        ("segment freed", cases),
+    ] {
+        let times = reached.get(what).copied().unwrap_or_default();
+        assert!(times >= times_min, "{what}: {times} times only, {reached:?}");
     }
 }

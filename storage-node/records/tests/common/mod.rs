@@ -59,6 +59,11 @@ impl MemDisk {
         self.0.lock().unwrap().steps_left = steps;
     }
 
+    /// Whether no step is left.
+    pub fn is_off(&self) -> bool {
+        self.0.lock().unwrap().steps_left == Some(0)
+    }
+
     /// How many changes were tried.
     pub fn steps(&self) -> u64 {
         self.0.lock().unwrap().steps

@@ -1,0 +1,189 @@
+//! Snapshots: what is missing, export on one node, import on another, pins, and starting again from what was fetched.
+
+mod common;
+use common::*;
+use longshore_records::*;
+use longshore_wire::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+fn node(config: Config) -> (MemDisk, Arc<FakeLog>, Records) {
+    let (disk, log) = (MemDisk::default(), Arc::new(FakeLog::default()));
+    let (records, _) = Records::open(Arc::new(disk.clone()), log.clone(), config, &[]).unwrap();
+    (disk, log, records)
+}
+
+fn range(first: u64, last: u64) -> OffsetRange {
+    OffsetRange { first: Offset(first), last: Offset(last) }
+}
+
+/// A node with 200 messages in log 1, every third of them in log 2 too, and one large one.
+fn sender() -> (Arc<FakeLog>, Records) {
+    let (_, log, mut records) = node(small());
+    let mut next = BTreeMap::new();
+    for index in 1..=50 {
+        let messages: Vec<Message> = (0..4)
+            .map(|i| {
+                let mut message = message(1, format!("body {index} {i}").as_bytes());
+                if (index * 4 + i) % 3 == 0 {
+                    message.targets.push(LogId(2));
+                }
+                message
+            })
+            .collect();
+        let (data, rows) = batch(index, &messages, &mut next);
+        let entry = EntryKey { group: GROUP, index: Index(index), term: Term(2) };
+        let place = log.append(SegmentId(index / 20 + 1), entry, &data);
+        records.applied(GROUP, Index(index), Some(place), rows, &data).unwrap();
+    }
+    let (data, part) = piece(51, &[5; 9_000]);
+    let entry = EntryKey { group: GROUP, index: Index(51), term: Term(2) };
+    let place = log.append(SegmentId(3), entry, &data);
+    records.applied(GROUP, Index(51), Some(place), Vec::new(), &data).unwrap();
+    let large = Message { targets: vec![LogId(1)], body: vec![1], parts: vec![part] };
+    let (data, rows) = batch(52, &[large], &mut next);
+    let entry = EntryKey { group: GROUP, index: Index(52), term: Term(2) };
+    let place = log.append(SegmentId(3), entry, &data);
+    records.applied(GROUP, Index(52), Some(place), rows, &data).unwrap();
+    flush(&mut records);
+    (log, records)
+}
+
+fn export(records: &mut Records, log: LogId, from: u64, until: u64) -> Vec<StoredRecord> {
+    let mut all: Vec<StoredRecord> = Vec::new();
+    let mut at = Offset(from);
+    loop {
+        let some = match records.export(log, at, Offset(until), Parts::All) {
+            Lookup::Ready(some) => some,
+            Lookup::Missing => Vec::new(),
+            Lookup::Task(task) => {
+                let answer = records.read_done(task.run());
+                assert!(answer.failed.is_empty(), "{:?}", answer.failed);
+                answer.records
+            }
+        };
+        let Some(last) = some.last() else { return all };
+        at = last.row.end();
+        all.extend(some);
+    }
+}
+
+fn import(records: &mut Records, all: &[StoredRecord]) {
+    let batch = all.iter().map(|stored| Import::Record { group: GROUP, stored: stored.clone() }).collect();
+    let job = records.import(batch).unwrap();
+    assert!(matches!(records.job_done(job.run()), JobOutcome::Imported));
+}
+
+#[test]
+fn a_receiver_fetches_only_what_is_missing_and_keeps_it_over_a_crash() {
+    let (_, mut sender) = sender();
+    let (disk, log, mut receiver) = node(small());
+    let live = [range(0, 9), range(20, 200)];
+    assert_eq!(receiver.missing(LogId(1), &live), live);
+    let first = export(&mut sender, LogId(1), 0, 100);
+    assert_eq!(first.len(), 100);
+    import(&mut receiver, &first);
+    assert_eq!(receiver.missing(LogId(1), &live), [range(100, 200)]);
+
+    disk.crash(false);
+    let (mut receiver, opened) = Records::open(Arc::new(disk.clone()), log, small(), &[]).unwrap();
+    assert_eq!(opened, Opened::default());
+    // The state here is still empty: what was fetched is newer than it, and stays.
+    receiver.recover(GROUP, &View { uploads_from: 1, ..View::default() });
+    settle_down(&mut receiver);
+    assert_eq!(receiver.missing(LogId(1), &live), [range(100, 200)]);
+
+    let rest = export(&mut sender, LogId(1), 100, 1_000);
+    assert_eq!(rest.last().unwrap().parts.concat(), [5; 9_000]);
+    import(&mut receiver, &rest);
+    let second = export(&mut sender, LogId(2), 0, 1_000);
+    import(&mut receiver, &second);
+    assert!(receiver.missing(LogId(1), &live).is_empty());
+
+    // The snapshot is installed: what it does not name dies.
+    let mut view = View { applied: 52, uploads_from: 53, ..View::default() };
+    view.logs.insert(LogId(1), (0, vec![range(10, 19)]));
+    view.logs.insert(LogId(2), (60, Vec::new()));
+    receiver.recover(GROUP, &view);
+    let mut expected: Vec<StoredRecord> = first.into_iter().chain(rest).collect();
+    expected.retain(|stored| !(10..20).contains(&stored.row.offset.0));
+    assert_eq!(export(&mut receiver, LogId(1), 0, 1_000), expected);
+    assert_eq!(export(&mut receiver, LogId(2), 0, 1_000), second[60..]);
+    settle_down(&mut receiver);
+    assert_eq!(export(&mut receiver, LogId(1), 0, 1_000), expected);
+}
+
+#[test]
+fn gaps_are_filled_and_rows_stay_in_order() {
+    let (_, mut sender) = sender();
+    let (_, _, mut receiver) = node(small());
+    let all = export(&mut sender, LogId(1), 0, 1_000);
+    let even: Vec<_> = all.iter().filter(|stored| stored.row.offset.0 % 2 == 0).cloned().collect();
+    import(&mut receiver, &even);
+    assert_eq!(receiver.missing(LogId(1), &[range(0, 5)]), [range(1, 1), range(3, 3), range(5, 5)]);
+    import(&mut receiver, &all);
+    assert!(receiver.missing(LogId(1), &[range(0, 200)]).is_empty());
+    assert_eq!(receiver.garbage().live_pointers, 201 + 1);
+    assert_eq!(export(&mut receiver, LogId(1), 0, 1_000), all);
+    let rows: Vec<_> = all.iter().map(|stored| stored.row.clone()).collect();
+    assert_eq!(all_rows(&mut receiver, LogId(1), 0, 10), rows);
+}
+
+#[test]
+fn a_shared_body_is_copied_once() {
+    let (_, mut sender) = sender();
+    let (disk, _, mut receiver) = node(small());
+    let mut both = export(&mut sender, LogId(1), 0, 200);
+    let second = export(&mut sender, LogId(2), 0, 200);
+    let alone: usize = both.iter().map(StoredRecord::bytes).sum();
+    both.extend(second.clone());
+    import(&mut receiver, &both);
+    let name = disk.names().into_iter().find(|name| name.ends_with(".store")).unwrap();
+    let size = disk.bytes_of(&name).len();
+    assert!(size < alone + 200 * 52 + second.len() * 16 + 3_000, "{size} bytes for {alone} of bodies");
+    assert_eq!(export(&mut receiver, LogId(2), 0, 200), second);
+}
+
+#[test]
+fn a_pinned_segment_stays_and_a_read_task_pins_its_files() {
+    let (log, mut sender) = sender();
+    for id in log.ids() {
+        let bytes = log.size(id);
+        sender.segment_sealed(&SegmentInfo { id, bytes, sealed: true, retired: true, last: Vec::new() });
+    }
+    let pin = sender.pin();
+    let Lookup::Task(task) = sender.read(LogId(1), Offset(0), Parts::All) else { panic!("not by a task") };
+    sender.dropped(LogId(1));
+    sender.dropped(LogId(2));
+    sender.uploads_from(GROUP, Index(53));
+    assert!(sender.removable().is_empty());
+    sender.unpin(pin);
+    assert_eq!(sender.removable(), [SegmentId(2), SegmentId(3)]);
+    assert_eq!(task.run().id(), 1);
+    assert_eq!(sender.removable().len(), 3);
+}
+
+#[test]
+fn a_damaged_index_file_is_reported_and_its_records_are_missing() {
+    let (disk, log, mut records) = node(small());
+    let mut next = BTreeMap::new();
+    let (data, rows) = batch(1, &[message(1, b"a"), message(1, b"b")], &mut next);
+    let entry = EntryKey { group: GROUP, index: Index(1), term: Term(2) };
+    let place = log.append(SegmentId(1), entry, &data);
+    records.applied(GROUP, Index(1), Some(place), rows, &data).unwrap();
+    assert_eq!(records.rows_durable(GROUP), Index(0));
+    flush(&mut records);
+    assert_eq!(records.rows_durable(GROUP), Index(1));
+    let name = disk.names().into_iter().find(|name| name.ends_with(".index")).unwrap();
+    let last = disk.bytes_of(&name).len() - 40;
+    disk.flip(&name, last);
+    let info = SegmentInfo { id: SegmentId(1), bytes: 1, sealed: true, retired: false, last: Vec::new() };
+    let (records, opened) = Records::open(Arc::new(disk.clone()), log, small(), &[info]).unwrap();
+    assert_eq!(opened.damaged, [Damaged { file: name, segment: Some(SegmentId(1)) }]);
+    assert_eq!(records.missing(LogId(1), &[range(0, 1)]), [range(0, 1)]);
+
+    disk.flip("records/manifest", 6);
+    let log = Arc::new(FakeLog::default());
+    let error = Records::open(Arc::new(disk), log, small(), &[]).unwrap_err();
+    assert!(matches!(error, RecordsError::Manifest { .. }), "{error}");
+}
