@@ -31,7 +31,12 @@ impl RealDisk {
     /// Errors: `ResourceBusy` if another process uses it; whatever the file system says.
     pub fn open(root: &Path) -> io::Result<RealDisk> {
         std::fs::create_dir_all(root)?;
-        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(root.join(LOCK_FILE))?;
+        let lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(root.join(LOCK_FILE))?;
         match lock.try_lock() {
             Ok(()) => Ok(RealDisk { root: root.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(io::Error::new(
@@ -45,7 +50,10 @@ impl RealDisk {
     fn path(&self, relative: &str) -> io::Result<PathBuf> {
         let strange = |part: &str| part.is_empty() || part == "." || part == ".." || part.contains('\0');
         if relative.split('/').count() > 2 || relative.split('/').any(strange) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("not a path in a data directory: {relative:?}")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("not a path in a data directory: {relative:?}"),
+            ));
         }
         Ok(self.root.join(relative))
     }
@@ -133,13 +141,16 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, slices: &[IoSlice<'_>], at: u64) -> io::Result<()> {
-        let mut rest: Vec<IoSlice<'_>> = slices.iter().filter(|s| !s.is_empty()).map(|s| IoSlice::new(s)).collect();
+        let mut rest: Vec<IoSlice<'_>> =
+            slices.iter().filter(|s| !s.is_empty()).map(|s| IoSlice::new(s)).collect();
         let mut rest = rest.as_mut_slice();
         let mut at = at;
         while !rest.is_empty() {
             let window = &rest[..rest.len().min(SLICES_MAX)];
             match rustix::io::pwritev(&self.file, window, at) {
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::WriteZero, "the file takes no more bytes")),
+                Ok(0) => {
+                    return Err(io::Error::new(io::ErrorKind::WriteZero, "the file takes no more bytes"));
+                }
                 Ok(n) => {
                     at += n as u64;
                     IoSlice::advance_slices(&mut rest, n);

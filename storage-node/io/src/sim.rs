@@ -129,7 +129,13 @@ impl Disk for SimDisk {
     fn open(&self, path: &str, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.lock();
         let inode = state.open(path, mode)?;
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, epoch: state.epoch, path: path.to_owned(), writable: mode != OpenMode::Read }))
+        Ok(Arc::new(SimFile {
+            disk: self.clone(),
+            inode,
+            epoch: state.epoch,
+            path: path.to_owned(),
+            writable: mode != OpenMode::Read,
+        }))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -180,7 +186,10 @@ impl SimFile {
 
     fn state_to_write(&self) -> io::Result<MutexGuard<'_, State>> {
         if !self.writable {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} was opened for reading", self.path)));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("{} was opened for reading", self.path),
+            ));
         }
         self.state()
     }

@@ -241,10 +241,13 @@ impl Record {
     pub(crate) fn encode(&self, seed: u32, position: u64, out: &mut Vec<u8>) -> Bytes {
         let start = out.len();
         let none = Bytes::new();
-        let fields = |kind: u8, mark: &Mark| (kind, 0u8, none.clone(), none.clone(), mark.index.0, mark.term.0, 0u64);
+        let fields =
+            |kind: u8, mark: &Mark| (kind, 0u8, none.clone(), none.clone(), mark.index.0, mark.term.0, 0u64);
         let (kind, entry_kind, context, data, index, term, vote) = match &self.body {
             Body::Entry(e) => (KIND_ENTRY, e.kind, e.context.clone(), e.data.clone(), e.index.0, e.term.0, 0),
-            Body::HardState(s) => (KIND_HARD_STATE, 0, none.clone(), none.clone(), s.commit.0, s.term.0, s.vote.0),
+            Body::HardState(s) => {
+                (KIND_HARD_STATE, 0, none.clone(), none.clone(), s.commit.0, s.term.0, s.vote.0)
+            }
             Body::Conf(conf) => (KIND_CONF, 0, none.clone(), conf.clone(), 0, 0, 0),
             Body::Compact(mark) => fields(KIND_COMPACT, mark),
             Body::Snapshot(mark) => fields(KIND_SNAPSHOT, mark),
@@ -252,7 +255,9 @@ impl Record {
             Body::Remove => fields(KIND_REMOVE, &Mark::default()),
             Body::Aside => fields(KIND_ASIDE, &Mark::default()),
             Body::EveryOtherAside => fields(KIND_EVERY_OTHER_ASIDE, &Mark::default()),
-            Body::State(s) => (KIND_STATE, 0, none.clone(), encode_state(s), s.mark.index.0, s.mark.term.0, 0),
+            Body::State(s) => {
+                (KIND_STATE, 0, none.clone(), encode_state(s), s.mark.index.0, s.mark.term.0, 0)
+            }
         };
         out.put_u32_le(0);
         out.put_u8(kind);
@@ -346,7 +351,9 @@ pub(crate) fn find_batch(
 ) -> Option<(u64, BatchHeader)> {
     let mut position = from.next_multiple_of(BATCH_ALIGN);
     while position + BATCH_HEADER_BYTES as u64 <= segment.len() as u64 {
-        if let Some(header) = BatchHeader::decode(segment, seed, position).filter(|h| h.sequence >= sequence_min) {
+        if let Some(header) =
+            BatchHeader::decode(segment, seed, position).filter(|h| h.sequence >= sequence_min)
+        {
             return Some((position, header));
         }
         position += BATCH_ALIGN;

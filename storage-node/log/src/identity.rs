@@ -41,7 +41,9 @@ pub enum IdentityError {
     #[error("the identity file is damaged: wipe this data directory and let the node join anew")]
     Damaged,
     /// Written by a newer build.
-    #[error("the data directory has format version {found}, this build knows up to {known}: start the newer build")]
+    #[error(
+        "the data directory has format version {found}, this build knows up to {known}: start the newer build"
+    )]
     Version {
         /// The version found.
         found: u32,

@@ -128,8 +128,12 @@ impl Ledger {
     pub(crate) fn judge(&self, segment: SegmentId) -> Verdict {
         let first = |group: &ShardId| self.groups.get(group).map_or(u64::MAX, |kept| kept.first.max(1));
         let counted = self.entries.get(&segment);
-        let pinned: Vec<ShardId> =
-            counted.into_iter().flatten().filter(|(g, highest)| **highest >= first(g)).map(|(g, _)| *g).collect();
+        let pinned: Vec<ShardId> = counted
+            .into_iter()
+            .flatten()
+            .filter(|(g, highest)| **highest >= first(g))
+            .map(|(g, _)| *g)
+            .collect();
         if !pinned.is_empty() {
             return Verdict::Pinned(pinned);
         }
@@ -141,7 +145,11 @@ impl Ledger {
             .map(|(group, _)| *group)
             .collect();
         let every_other = here(&self.every_other_aside);
-        if groups.is_empty() && !every_other { Verdict::Retire } else { Verdict::Rewrite { groups, every_other } }
+        if groups.is_empty() && !every_other {
+            Verdict::Retire
+        } else {
+            Verdict::Rewrite { groups, every_other }
+        }
     }
 
     /// The segment is retired.

@@ -110,11 +110,11 @@ impl NodeLog {
             pause: 0,
         };
         for (segment, end_sequence) in opened.retired {
-            log.list_segment(segment, SegmentState::Retired, 0, end_sequence);
+            log.list_segment(segment, SegmentState::Retired, end_sequence);
         }
         for (segment, first_sequence) in opened.raft {
             log.seal_open(first_sequence);
-            log.list_segment(segment, SegmentState::Open, first_sequence, 0);
+            log.list_segment(segment, SegmentState::Open, 0);
         }
         if opened.has_unwritten_losses {
             log.write_losses();
@@ -142,7 +142,8 @@ impl NodeLog {
 
     /// Puts what recovery found lost into the log, so that the manifest need not keep it.
     fn write_losses(&mut self) {
-        let losses: BTreeSet<ShardId> = self.aside.iter().copied().filter(|g| !self.ledger.knows(*g)).collect();
+        let losses: BTreeSet<ShardId> =
+            self.aside.iter().copied().filter(|g| !self.ledger.knows(*g)).collect();
         for group in &losses {
             self.open.push(Record { group: *group, body: Body::Aside });
         }
@@ -333,7 +334,9 @@ impl NodeLog {
         while self.tail_bytes > self.config.tail_bytes_max && patience > 0 {
             patience -= 1;
             let Some(group) = self.tail_order.pop_front() else { return };
-            let Some(table) = self.groups.get_mut(&group).filter(|table| table.tail_len() > 0) else { continue };
+            let Some(table) = self.groups.get_mut(&group).filter(|table| table.tail_len() > 0) else {
+                continue;
+            };
             match table.evict_oldest() {
                 Some(bytes) => self.tail_bytes = self.tail_bytes.saturating_sub(bytes),
                 None => {
@@ -350,7 +353,8 @@ impl NodeLog {
         if self.tail_order.len() <= self.tail_order_max {
             return;
         }
-        let mut left: BTreeMap<ShardId, usize> = self.groups.iter().map(|(id, table)| (*id, table.tail_len())).collect();
+        let mut left: BTreeMap<ShardId, usize> =
+            self.groups.iter().map(|(id, table)| (*id, table.tail_len())).collect();
         let mut kept = VecDeque::new();
         for group in self.tail_order.drain(..).rev() {
             if let Some(count) = left.get_mut(&group).filter(|count| **count > 0) {
@@ -403,7 +407,13 @@ impl NodeLog {
     /// not mixed; ask again for the rest.
     ///
     /// Errors: [`ReadError::Compacted`], [`ReadError::Unavailable`], [`ReadError::UnknownGroup`].
-    pub fn entries(&self, group: ShardId, low: Index, high: Index, max_bytes: usize) -> Result<Fetched, ReadError> {
+    pub fn entries(
+        &self,
+        group: ShardId,
+        low: Index,
+        high: Index,
+        max_bytes: usize,
+    ) -> Result<Fetched, ReadError> {
         let table = self.table(group)?;
         if low.0 < table.first() {
             return Err(ReadError::Compacted);
@@ -419,7 +429,8 @@ impl NodeLog {
             first || bytes <= max_bytes
         };
         if low.0 >= table.tail_first() {
-            let ready = (low.0..high).map_while(|i| table.in_tail(i)).take_while(|e| fits(e.bytes())).cloned();
+            let ready =
+                (low.0..high).map_while(|i| table.in_tail(i)).take_while(|e| fits(e.bytes())).cloned();
             return Ok(Fetched::Ready(ready.collect()));
         }
         let mut wanted = Vec::new();

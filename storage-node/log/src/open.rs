@@ -77,7 +77,8 @@ fn rebuild(disk: &dyn Disk, config: &LogConfig, slots: &BTreeMap<u32, u64>) -> R
             headers.insert(header.id, (*slot, header));
         }
     }
-    let mut manifest = Manifest::new(headers.values().next_back().map_or(config.salt, |(_, header)| header.salt));
+    let mut manifest =
+        Manifest::new(headers.values().next_back().map_or(config.salt, |(_, header)| header.salt));
     for (id, (slot, header)) in headers {
         // Where its batches end is not known: a scan of it goes as far as they follow each other.
         manifest.segments.push(Named { id, slot, bytes: header.bytes, retired: true, end_sequence: 0 });

@@ -132,7 +132,13 @@ impl Pool {
         let mut manifest = state.manifest.clone();
         let id = SegmentId(manifest.next_generation);
         manifest.next_generation += 1;
-        manifest.segments.push(Named { id, slot, bytes: self.segment_bytes, retired: false, end_sequence: 0 });
+        manifest.segments.push(Named {
+            id,
+            slot,
+            bytes: self.segment_bytes,
+            retired: false,
+            end_sequence: 0,
+        });
         let segment = Segment::new(&self.disk, &manifest.salt, id, slot, self.segment_bytes);
         let path = segment.path();
         let header = SegmentHeader { id, salt: manifest.salt, bytes: self.segment_bytes }.encode();

@@ -45,6 +45,8 @@ pub(crate) struct Scan {
     /// Groups whose log begins later than anything read so far explains: the segment before was retired, and the mark that
     /// says so is still to come. Where it does not come, something is missing.
     holes: BTreeSet<ShardId>,
+    /// The newest mark of each group that was read.
+    marks: BTreeMap<ShardId, Mark>,
 }
 
 /// A batch that should be at a position and is not whole.
@@ -72,6 +74,7 @@ impl Scan {
             begun_anew: BTreeSet::new(),
             known_losses,
             holes: BTreeSet::new(),
+            marks: BTreeMap::new(),
         }
     }
 
@@ -88,8 +91,10 @@ impl Scan {
                 self.first_sequences.resize(place + 1, self.sequence);
             }
             let position = self.at.1;
-            let header = BatchHeader::decode(&bytes, segment.seed, position).filter(|h| h.sequence == self.sequence);
-            let records = header.as_ref().and_then(|h| format::decode_body(&bytes, segment.seed, position, h));
+            let header =
+                BatchHeader::decode(&bytes, segment.seed, position).filter(|h| h.sequence == self.sequence);
+            let records =
+                header.as_ref().and_then(|h| format::decode_body(&bytes, segment.seed, position, h));
             match (header, records) {
                 (Some(header), Some(records)) => self.accept(segment, position, header, records),
                 (header, _) => {
@@ -140,7 +145,8 @@ impl Scan {
             Some(header) => (position + header.total_bytes(), self.sequence + 1),
             None => (position, self.sequence),
         };
-        let mut found = format::find_batch(bytes, segment.seed, from, sequence_min).map(|(p, h)| (place, p, h));
+        let mut found =
+            format::find_batch(bytes, segment.seed, from, sequence_min).map(|(p, h)| (place, p, h));
         for (later, candidate) in segments.iter().enumerate().skip(place + 1) {
             if found.is_some() {
                 break;
@@ -195,6 +201,7 @@ impl Scan {
                     self.ledger.forget(*group);
                     self.begun_anew.remove(group);
                     self.holes.remove(group);
+                    self.marks.remove(group);
                     self.lost.insert(*group);
                 }
             }
@@ -203,6 +210,7 @@ impl Scan {
                 self.ledger.forget_all();
                 self.begun_anew.clear();
                 self.holes.clear();
+                self.marks.clear();
                 self.every_lost = true;
             }
         }
@@ -244,8 +252,9 @@ impl Scan {
             _ if self.is_lost(group) => return,
             body => self.replay_living(group, body, &written),
         }
-        if matches!(record.body, Body::Reset | Body::Remove | Body::Snapshot(_)) {
+        if matches!(record.body, Body::Reset | Body::Remove) {
             self.holes.remove(&group);
+            self.marks.remove(&group);
         }
         self.ledger.note(&written);
     }
@@ -253,33 +262,49 @@ impl Scan {
     /// A record of a group that is whole as far as is known.
     fn replay_living(&mut self, id: ShardId, body: &Body, written: &Written) {
         let group = self.groups.entry(id).or_default();
-        let mut closes_hole = |group: &mut Group, mark: Mark| {
-            if mark.index >= group.mark().index {
-                group.recovered_mark(mark);
-                self.holes.remove(&id);
-            }
-        };
         match (body, written.effect) {
             (Body::Entry(_), Effect::Entry { index, term, place }) => {
                 if !group.follows(index.0) {
+                    // What lay between is in a retired segment: compacted, or overwritten further on.
                     group.rebase(index.0);
-                    self.holes.insert(id);
+                    let mark = self.marks.get(&id).copied().unwrap_or_default();
+                    if mark.index == group.mark().index {
+                        group.recovered_mark(mark);
+                        self.holes.remove(&id);
+                    } else {
+                        self.holes.insert(id);
+                    }
                 }
                 group.recovered(index, term, place);
             }
             (Body::HardState(state), _) => group.hard_state = *state,
             (Body::Conf(conf), _) => group.conf = Bytes::copy_from_slice(conf),
-            (Body::Compact(mark), _) => closes_hole(group, *mark),
+            (Body::Compact(mark), _) => self.replay_mark(id, *mark),
             (Body::Snapshot(mark), _) => {
                 group.install(*mark);
                 group.mark_durable(*mark);
+                self.marks.insert(id, *mark);
+                self.holes.remove(&id);
             }
             (Body::State(state), _) => {
                 group.hard_state = state.hard_state;
                 group.conf = Bytes::copy_from_slice(&state.conf);
-                closes_hole(group, state.mark);
+                self.replay_mark(id, state.mark);
             }
             _ => {}
+        }
+    }
+
+    /// Entries up to the mark are gone; where the log begins later, the mark of that is still to come.
+    fn replay_mark(&mut self, id: ShardId, mark: Mark) {
+        let known = self.marks.entry(id).or_default();
+        if mark.index >= known.index {
+            *known = mark;
+        }
+        let group = self.groups.entry(id).or_default();
+        if mark.index >= group.mark().index {
+            group.recovered_mark(mark);
+            self.holes.remove(&id);
         }
     }
 
@@ -290,7 +315,8 @@ impl Scan {
         let bytes = load(segment)?;
         let end = self.at.1;
         // One batch at most is torn, and none is larger than half a segment and its lists.
-        let cut_end = (end + segment.bytes / 2 + FIRST_POSITION).next_multiple_of(BATCH_ALIGN).min(segment.bytes);
+        let cut_end =
+            (end + segment.bytes / 2 + FIRST_POSITION).next_multiple_of(BATCH_ALIGN).min(segment.bytes);
         let file = segment.writable().map_err(failed)?;
         let part = |from: u64, to: u64| bytes.get(from as usize..to as usize).unwrap_or_default();
         if let Some(start) = self.last_batch {
@@ -306,4 +332,3 @@ impl Scan {
 fn load(segment: &Segment) -> Result<Bytes, OpenError> {
     segment.read_all().map_err(|source| OpenError::Io { path: segment.path(), source })
 }
-

@@ -42,7 +42,13 @@ impl fmt::Debug for Segment {
 }
 
 impl Segment {
-    pub(crate) fn new(disk: &Arc<dyn Disk>, salt: &[u8; 16], id: SegmentId, slot: u32, bytes: u64) -> Segment {
+    pub(crate) fn new(
+        disk: &Arc<dyn Disk>,
+        salt: &[u8; 16],
+        id: SegmentId,
+        slot: u32,
+        bytes: u64,
+    ) -> Segment {
         Segment {
             id,
             slot,

@@ -109,7 +109,9 @@ pub struct Place {
 impl Place {
     /// Position of the first byte of the entry's data in the segment.
     pub fn data_position(&self) -> u64 {
-        u64::from(self.header_position) + crate::format::RECORD_HEADER_BYTES as u64 + u64::from(self.context_len)
+        u64::from(self.header_position)
+            + crate::format::RECORD_HEADER_BYTES as u64
+            + u64::from(self.context_len)
     }
 }
 
@@ -225,7 +227,9 @@ pub enum ReadError {
     #[error("shard {0} is not in this log")]
     UnknownGroup(ShardId),
     /// What lies there is not the entry: the disk lost or changed it. Set the replica aside.
-    #[error("segment {segment:?} is corrupt at position {position}: set the replica aside and rebuild it from its peers")]
+    #[error(
+        "segment {segment:?} is corrupt at position {position}: set the replica aside and rebuild it from its peers"
+    )]
     Corrupt {
         /// The segment.
         segment: SegmentId,

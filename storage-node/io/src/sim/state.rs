@@ -112,7 +112,11 @@ impl File {
     }
 
     fn crash(&mut self, rng: &mut Rng) {
-        let total: u64 = self.unsynced.iter().map(|c| if let Change::Write { bytes, .. } = c { bytes.len() as u64 } else { 1 }).sum();
+        let total: u64 = self
+            .unsynced
+            .iter()
+            .map(|c| if let Change::Write { bytes, .. } = c { bytes.len() as u64 } else { 1 })
+            .sum();
         let survival = match rng.below(5) {
             0 => Survival::Nothing,
             1 => Survival::Everything,
@@ -138,7 +142,8 @@ impl File {
                     let mut done = 0usize;
                     while done < bytes.len() {
                         let position = at + done as u64;
-                        let piece = ((SECTOR_BYTES - position % SECTOR_BYTES) as usize).min(bytes.len() - done);
+                        let piece =
+                            ((SECTOR_BYTES - position % SECTOR_BYTES) as usize).min(bytes.len() - done);
                         let keep = match survival {
                             Survival::Nothing => false,
                             Survival::Everything => true,
@@ -242,11 +247,19 @@ impl State {
     pub(super) fn open(&mut self, path: &str, mode: OpenMode) -> io::Result<u64> {
         self.up()?;
         let dir = dir_of(path);
-        if path.is_empty() || path.split('/').count() > 2 || path.split('/').any(|p| p.is_empty() || p == "." || p == "..") {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("not a path in a data directory: {path:?}")));
+        if path.is_empty()
+            || path.split('/').count() > 2
+            || path.split('/').any(|p| p.is_empty() || p == "." || p == "..")
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("not a path in a data directory: {path:?}"),
+            ));
         }
         match (mode, self.names.get(path)) {
-            (OpenMode::Create, Some(_)) => Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{path} exists"))),
+            (OpenMode::Create, Some(_)) => {
+                Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{path} exists")))
+            }
             (OpenMode::Create, None) => {
                 if !dir.is_empty() && !self.dirs.contains(dir) {
                     return Err(not_found(dir));
@@ -364,7 +377,13 @@ impl State {
         Ok(n)
     }
 
-    pub(super) fn write_at(&mut self, inode: u64, path: &str, slices: &[IoSlice<'_>], at: u64) -> io::Result<()> {
+    pub(super) fn write_at(
+        &mut self,
+        inode: u64,
+        path: &str,
+        slices: &[IoSlice<'_>],
+        at: u64,
+    ) -> io::Result<()> {
         let mut bytes: Vec<u8> = Vec::with_capacity(slices.iter().map(|s| s.len()).sum());
         slices.iter().for_each(|s| bytes.extend_from_slice(s));
         let dies_inside = self.change()?;
@@ -438,7 +457,9 @@ impl State {
     }
 
     pub(super) fn flip(&mut self, path: &str, at: u64, bit: u8) -> bool {
-        let Some(file) = self.names.get(path).and_then(|inode| self.files.get_mut(inode)) else { return false };
+        let Some(file) = self.names.get(path).and_then(|inode| self.files.get_mut(inode)) else {
+            return false;
+        };
         let mut found = false;
         for bytes in [&mut file.durable, &mut file.current] {
             if let Some(byte) = bytes.get_mut(at as usize) {

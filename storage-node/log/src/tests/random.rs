@@ -90,7 +90,11 @@ impl Run {
     fn check(&mut self, log: NodeLog, writer: LogWriter) -> Process {
         let seen = observe(&log).unwrap();
         let Some(at) = self.states.iter().rposition(|state| *state == seen) else {
-            panic!("the log holds what never was:\n{seen:?}\ndurable:\n{:?}\nlast:\n{:?}", self.states[0], self.now());
+            panic!(
+                "the log holds what never was:\n{seen:?}\ndurable:\n{:?}\nlast:\n{:?}",
+                self.states[0],
+                self.now()
+            );
         };
         self.rare.lost_changes += (self.states.len() - 1 - at) as u64;
         self.rare.kept_unreported += at as u64;
@@ -113,7 +117,9 @@ impl Run {
         let plain = model.groups.get(&group).cloned();
         let op = match (plain, self.rng.below(40)) {
             (None, _) => Op::Reset,
-            (_, 0) if self.rng.one_in(3) => [Op::Reset, Op::Remove, Op::Aside][self.rng.below(3) as usize].clone(),
+            (_, 0) if self.rng.one_in(3) => {
+                [Op::Reset, Op::Remove, Op::Aside][self.rng.below(3) as usize].clone()
+            }
             (Some(p), 1) => Op::Snapshot(p.last() + self.rng.below(20), p.hard_state.term.0 + 1),
             (Some(p), 2..=5) if !p.entries.is_empty() => {
                 let durable = process.log.last_durable(group).unwrap().0.0;
@@ -192,14 +198,12 @@ impl Run {
 
     fn run_job(&mut self, process: &mut Process) -> bool {
         let Some(job) = process.job.take() else { return true };
-        let before = process.log.segments();
+        let (retired, freed) = (job.change.retire.len() as u64, job.change.free.len() as u64);
         if process.log.maintained(job.run()).is_err() {
             return false;
         }
-        let after = process.log.segments();
-        let retired = |list: &[SegmentInfo]| list.iter().filter(|s| s.state == SegmentState::Retired).count() as u64;
-        self.rare.freed += before.len().saturating_sub(after.len()) as u64;
-        self.rare.retired += retired(&after).saturating_sub(retired(&before));
+        self.rare.retired += retired;
+        self.rare.freed += freed;
         true
     }
 
@@ -244,7 +248,12 @@ impl Run {
                     _ => [Operation::Sync, Operation::Write, Operation::Rename][self.rng.below(3) as usize],
                 };
                 self.rare.failed_syncs += 1;
-                self.disk.inject(Fault { operation, path_prefix: String::new(), after: self.rng.below(6), effect });
+                self.disk.inject(Fault {
+                    operation,
+                    path_prefix: String::new(),
+                    after: self.rng.below(6),
+                    effect,
+                });
             }
         }
     }
@@ -284,7 +293,8 @@ fn random_lives_keep_what_was_reported() {
     let mut all = Rare::default();
     for seed in first..first + count {
         let result = std::panic::catch_unwind(|| Run::new(seed).run(12));
-        let rare = result.unwrap_or_else(|_| panic!("seed {seed}: run again with LOG_SEED={seed} LOG_SEEDS=1"));
+        let rare =
+            result.unwrap_or_else(|_| panic!("seed {seed}: run again with LOG_SEED={seed} LOG_SEEDS=1"));
         all.crashes += rare.crashes;
         all.lost_changes += rare.lost_changes;
         all.kept_unreported += rare.kept_unreported;
@@ -309,4 +319,11 @@ fn random_lives_keep_what_was_reported() {
         ];
         assert!(reached.iter().all(|n| *n >= 25), "rare states were not reached: {all:?}");
     }
+}
+
+/// Seed 2 found: a mark, then entries above the next index because those between were overwritten in a segment that is retired,
+/// then their overwriting. Recovery took that for a hole and set the group aside.
+#[test]
+fn overwritten_entries_of_a_retired_segment_leave_no_hole() {
+    Run::new(2).run(12);
 }

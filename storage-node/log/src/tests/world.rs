@@ -89,7 +89,8 @@ impl Model {
                 plain.entries.push((*term, data.clone()));
             }
             Op::HardState(term, commit) => {
-                plain.hard_state = HardState { term: Term(*term), vote: ReplicaId(*term), commit: Index(*commit) };
+                plain.hard_state =
+                    HardState { term: Term(*term), vote: ReplicaId(*term), commit: Index(*commit) };
             }
             Op::Conf(conf) => plain.conf = conf.clone(),
             Op::Compact(to) => {
@@ -197,16 +198,25 @@ pub fn flush(log: &mut NodeLog, writer: &mut LogWriter) -> Progress {
 
 /// Runs all maintenance there is.
 pub fn maintain(log: &mut NodeLog, writer: &mut LogWriter) {
+    // Small states that are written again hold their segment back until they are durable.
     for _ in 0..20 {
         let job = log.maintain();
         flush(log, writer);
-        let Some(job) = job else { return };
-        log.maintained(job.run()).unwrap();
+        if let Some(job) = job {
+            log.maintained(job.run()).unwrap();
+        }
     }
 }
 
 /// A log with `count` entries of `bytes` each in group 1, each in a batch of its own.
-pub fn fill(log: &mut NodeLog, writer: &mut LogWriter, model: &mut Model, group: ShardId, count: u64, bytes: u64) {
+pub fn fill(
+    log: &mut NodeLog,
+    writer: &mut LogWriter,
+    model: &mut Model,
+    group: ShardId,
+    count: u64,
+    bytes: u64,
+) {
     for _ in 0..count {
         let next = model.groups.get(&group).map_or(1, |p| p.last() + 1);
         let op = Op::Append(next, 1, Bytes::from(vec![next as u8; bytes as usize]));
