@@ -66,15 +66,16 @@ impl LogClock {
         let Some(median) = self.median(&offsets) else {
             return;
         };
-        let passed_ms = now.since(self.adjusted) / 1000;
-        self.adjusted = now;
-        self.anchor_ms = Some(match self.anchor_ms {
-            Some(anchor) if voters.len() == 1 => {
-                let pull = (passed_ms * LONE_SLEW_PER_MILLE / 1000) as i64;
-                anchor + (median - anchor).clamp(-pull, pull)
-            }
-            _ => median,
-        });
+        let Some(anchor) = self.anchor_ms.filter(|_| voters.len() == 1) else {
+            self.anchor_ms = Some(median);
+            self.adjusted = now;
+            return;
+        };
+        let pull = (now.since(self.adjusted) / 1000 * LONE_SLEW_PER_MILLE / 1000) as i64;
+        if pull > 0 {
+            self.anchor_ms = Some(anchor + (median - anchor).clamp(-pull, pull));
+            self.adjusted = now;
+        }
     }
 
     /// The middle one; of two middle ones that which is nearer to the anchor, so that one of two clocks that

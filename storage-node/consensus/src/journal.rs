@@ -31,8 +31,8 @@ impl<'a> Batch<'a> {
     }
 
     pub(crate) fn hard(&mut self, group: ShardId, hard: Hard) {
-        self.touched = true;
-        self.log.set_hard_state(group, hard.into());
+        let result = self.log.set_hard_state(group, hard.into());
+        self.note(result);
     }
 
     pub(crate) fn members(&mut self, group: ShardId, at: Index, members: &Membership) {
@@ -42,7 +42,8 @@ impl<'a> Batch<'a> {
 
     /// Everything that the group had is superseded.
     pub(crate) fn install(&mut self, group: ShardId, meta: &SnapshotMeta) {
-        self.log.install_snapshot(group, meta.index, meta.term);
+        let result = self.log.install_snapshot(group, meta.index, meta.term);
+        self.note(result);
         self.members(group, meta.index, &meta.membership);
     }
 

@@ -13,7 +13,7 @@ compile_error!("the feature `mutations` breaks the storage node on purpose: neve
 pub enum Mutation {
     /// A follower's acknowledgement leaves before its entries are synced.
     AckBeforeSync = 1,
-    /// A vote is sent although it was never written.
+    /// Terms and votes are sent although they are never written.
     VoteNotSynced = 2,
     /// `on_persist_ready` is called when the write is submitted, not when it is done.
     PersistReadyEarly = 3,

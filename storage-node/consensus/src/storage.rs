@@ -223,7 +223,7 @@ impl GroupStorage {
         self.blocks.clear();
     }
 
-    fn from_blocks(&self, low: u64, high: u64, bytes_max: u64) -> Option<Vec<Entry>> {
+    fn in_blocks(&self, low: u64, high: u64, bytes_max: u64) -> Option<Vec<Entry>> {
         let (start, block) = self.blocks.range(..=low).next_back()?;
         let rest = block.get((low - start) as usize..)?;
         let found = limited(rest.iter().take_while(|e| e.index < high), bytes_max);
@@ -281,7 +281,7 @@ impl Storage for GroupStorage {
         if !context.can_async() {
             return Err(Error::Store(StorageError::Unavailable));
         }
-        if let Some(found) = self.from_blocks(low, high.min(tail_first), bytes_max) {
+        if let Some(found) = self.in_blocks(low, high.min(tail_first), bytes_max) {
             return Ok(found);
         }
         self.want(low, high.min(tail_first), context);

@@ -163,11 +163,12 @@ impl Membership {
 
     pub(crate) fn conf_state(&self) -> ConfState {
         let ids = |list: &[ReplicaId]| -> Vec<u64> { list.iter().map(|id| id.0).collect() };
-        let mut cs = ConfState::default();
-        cs.voters = ids(&self.voters);
-        cs.voters_outgoing = ids(&self.outgoing);
-        cs.learners = ids(&self.learners);
-        cs.learners_next = ids(&self.learners_next);
-        cs
+        ConfState {
+            voters: ids(&self.voters),
+            voters_outgoing: ids(&self.outgoing),
+            learners: ids(&self.learners),
+            learners_next: ids(&self.learners_next),
+            ..ConfState::default()
+        }
     }
 }

@@ -8,12 +8,13 @@ use crate::rng::Rng;
 use raft::eraftpb::{Entry, EntryType, MessageType};
 
 fn entry(index: u64, len: usize) -> Entry {
-    let mut e = Entry::default();
-    e.term = 3;
-    e.index = index;
-    e.context = Bytes::from_static(b"ctx");
-    e.data = vec![index as u8; len].into();
-    e
+    Entry {
+        term: 3,
+        index,
+        context: Bytes::from_static(b"ctx"),
+        data: vec![index as u8; len].into(),
+        ..Entry::default()
+    }
 }
 
 fn append(first: u64, lens: &[usize]) -> Message {

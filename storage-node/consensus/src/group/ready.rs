@@ -66,8 +66,6 @@ impl Group {
 
     /// Puts entries and hard state into memory and into this turn's write.
     fn write(&mut self, entries: &[Entry], ready: &Ready, writes: bool, turn: &mut Turn<'_>) {
-        let vote_only = entries.is_empty() && ready.must_sync() && ready.snapshot().is_empty();
-        let writes = writes && !(vote_only && mutations::on(Mutation::VoteNotSynced));
         if writes {
             // Before the entries of its term.
             self.in_flight.push_back((turn.write, ready.number()));
@@ -91,7 +89,7 @@ impl Group {
             vote: ReplicaId(raft.vote),
             commit: Index(raft.raft_log.committed),
         };
-        if hard == self.hard {
+        if hard == self.hard || mutations::on(Mutation::VoteNotSynced) {
             return;
         }
         if (hard.term, hard.vote) != (self.hard.term, self.hard.vote) {

@@ -79,10 +79,11 @@ impl Store {
         let hard = Hard { term: BOOTSTRAP_TERM, vote: ReplicaId(0), commit: BOOTSTRAP_INDEX };
         self.check_new(group)?;
         self.log.reset(group);
-        self.log.install_snapshot(group, BOOTSTRAP_INDEX, BOOTSTRAP_TERM);
-        let conf = self.log.set_conf(group, first_conf(BOOTSTRAP_INDEX, &members));
-        conf.map_err(|e| OpenError::Log { group, message: e.to_string() })?;
-        self.log.set_hard_state(group, hard.into());
+        let log = &mut self.log;
+        log.install_snapshot(group, BOOTSTRAP_INDEX, BOOTSTRAP_TERM)
+            .and_then(|()| log.set_conf(group, first_conf(BOOTSTRAP_INDEX, &members)))
+            .and_then(|()| log.set_hard_state(group, hard.into()))
+            .map_err(|e| OpenError::Log { group, message: e.to_string() })?;
         let storage = GroupStorage::new((BOOTSTRAP_INDEX, BOOTSTRAP_TERM), library_hard(&hard), members);
         let begin = Begin { id: group, me, hard, members_at: BOOTSTRAP_INDEX };
         self.start(begin, storage, BOOTSTRAP_INDEX, now)
@@ -211,6 +212,13 @@ impl Store {
         }
     }
 
+    /// Gives up a replica whose part of this node is damaged: it stops here, and stays given up over a restart until
+    /// [`Store::join`] makes a new one under another id.
+    pub fn set_aside(&mut self, group: ShardId) {
+        self.groups.remove(&group);
+        self.log.set_aside(group);
+    }
+
     /// Queues an entry; it is appended in the next turn together with all that was proposed for its group. Nothing tells
     /// of an entry that is lost because leadership ends: its proposer learns it from the role and sends again.
     ///
@@ -273,8 +281,11 @@ impl Store {
     /// Hands over every leadership, now and from now on; for an orderly stop. Takes effect in the following turns, until
     /// [`Store::leads`] is 0 or the caller's patience ends.
     pub fn transfer_all(&mut self) {
-        self.leaving = true;
-        self.next_tick = Mono(0);
+        if !self.leaving {
+            self.leaving = true;
+            // Once: ticks that come too early would shorten election timeouts, and with them the margin of leases.
+            self.next_tick = Mono(0);
+        }
     }
 
     /// How many groups this node leads.

@@ -36,7 +36,6 @@ impl Store {
     ) -> Result<(), LogError> {
         self.clocks.own(self.config.node, now, wall);
         let synced = self.note_writes(events, out);
-        let mut reads = self.take_reads(events);
         let beat_due = self.tick_due(now);
         // A wakeup by the clock concerns every group; anything else only those that it names.
         let ticked = beat_due.is_some();
@@ -66,9 +65,6 @@ impl Store {
         }
         // What was opened since the last turn applies all that is committed before its first message or tick.
         work.drain(&mut turn);
-        for done in reads.drain(..) {
-            work.read_done(done, &mut turn);
-        }
         for event in events.drain(..) {
             work.event(event, &mut turn);
         }
@@ -85,6 +81,11 @@ impl Store {
         let touched = batch.touched();
         batch.finish()?;
         out.actions = actions;
+        for action in &out.actions {
+            if let Action::Damaged { group, .. } = action {
+                self.log.set_aside(*group);
+            }
+        }
         self.ask_for_reads(wanted, out);
         self.seal(mail, now, wall, beat_due == Some(true), touched, out);
         if ticked {
@@ -96,38 +97,14 @@ impl Store {
     /// Hands completed writes to the log; whether any came.
     fn note_writes(&mut self, events: &mut Vec<Event>, out: &mut Output) -> bool {
         let before = self.written;
-        let mut rest = Vec::with_capacity(events.len());
-        for event in events.drain(..) {
-            match event {
-                Event::Written(completion) => {
-                    let progress = self.log.completed(completion);
-                    self.written = progress.tickets.into_iter().fold(self.written, u64::max);
-                    out.sealed.extend(progress.sealed);
-                }
-                other => rest.push(other),
+        for event in events.extract_if(.., |e| matches!(e, Event::Written(_))) {
+            if let Event::Written(completion) = event {
+                let progress = self.log.completed(completion);
+                self.written = progress.tickets.into_iter().fold(self.written, u64::max);
+                out.sealed.extend(progress.sealed);
             }
         }
-        *events = rest;
         self.written > before
-    }
-
-    /// Turns reads that failed for good into the end of their replica; the others go on.
-    fn take_reads(&mut self, events: &mut Vec<Event>) -> Vec<ReadDone> {
-        let mut reads = Vec::new();
-        let mut rest = Vec::with_capacity(events.len());
-        for event in events.drain(..) {
-            match event {
-                Event::EntriesRead(done) => {
-                    if matches!(done.entries, Err(ReadError::Corrupt { .. })) {
-                        self.log.set_aside(done.group);
-                    }
-                    reads.push(done);
-                }
-                other => rest.push(other),
-            }
-        }
-        *events = rest;
-        reads
     }
 
     /// Whether a tick is due, and with it a heartbeat round. A late tick counts once.
@@ -242,8 +219,9 @@ impl Work<'_> {
             Event::SnapshotSent { group, to, installed } => {
                 self.with(group, |g| g.snapshot_sent(to, installed, turn));
             }
+            Event::EntriesRead(done) => self.read_done(done, turn),
             // Taken out before.
-            Event::Written(_) | Event::EntriesRead(_) => {}
+            Event::Written(_) => {}
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::harness::{CALM, Cluster, Weather};
 use longshore_wire::ShardId;
 
-const ROUGH: Weather = Weather { delay_us_max: 40_000, loss_per_mille: 30, double_per_mille: 20 };
+const ROUGH: Weather = Weather { delay_us_max: 40_000, loss_per_mille: 30, double_per_mille: 200 };
 const GROUPS: u32 = 2;
 
 /// One random fault.
@@ -11,9 +11,12 @@ fn disturb(c: &mut Cluster) {
     let ids = c.ids();
     let id = ids[c.rng.below(ids.len() as u64) as usize];
     let other = ids[c.rng.below(ids.len() as u64) as usize];
-    match c.rng.below(12) {
+    match c.rng.below(16) {
         0 | 1 => c.crash(id),
-        2 | 3 => ids.into_iter().for_each(|n| c.start(n)),
+        2 => ids.into_iter().for_each(|n| c.start(n)),
+        3 | 12 => c.start(id),
+        13 => ids.into_iter().for_each(|n| c.crash(n)),
+        14 | 15 => [id, other].into_iter().for_each(|n| c.crash(n)),
         4 => {
             c.cut.insert((id, other));
         }

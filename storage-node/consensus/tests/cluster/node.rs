@@ -79,6 +79,7 @@ impl Node {
             appends_in_flight_max: 16,
             tail_bytes_max: self.tail_bytes_max,
             read_bytes_max: 4 << 10,
+            balance_ticks: 8,
             seed,
             ..Config::new(self.id)
         }
@@ -166,6 +167,9 @@ impl Node {
             let result = p.store.turn(now, wall, &mut events, &mut p.machines, &mut p.out);
             result.expect("the log takes every record");
             p.collect(wishes);
+            if let Some(job) = p.store.maintain() {
+                p.store.maintained(job.run()).expect("the disk works");
+            }
         }
         p.begin_write(now, self.sync_us);
     }
