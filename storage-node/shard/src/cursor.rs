@@ -8,7 +8,7 @@
 //! Tables beside the bitmap (returns, takes, delays) hold unsettled messages only.
 
 use crate::bounds::{DELAYED_MAX, DUE_SWEPT_MAX, RETURNS_MAX, TAKEN_MAX};
-use crate::offset_set::{OffsetSet, chunk_of, merged, push_range};
+use crate::offset_set::{OffsetSet, chunk_of, complement, merged, push_range};
 use crate::rewindable::Rewindable;
 use longshore_wire::outcome::Refusal;
 use longshore_wire::{LeaseId, LogTime, Offset, OffsetRange};
@@ -310,18 +310,24 @@ impl Cursor {
         let spared = self.spared(end, leased, now);
         let unsettled = end - floor - self.settled.count_below(end);
         let gaps = complement(floor, end, &spared);
-        for gap in &gaps {
-            self.settled.cover(gap.first.0, gap.last.0);
-        }
-        self.mark(floor, end - 1);
-        self.forget(&gaps);
-        self.raise_floor(self.settled.next_absent(floor));
+        self.settle_all(&gaps);
         let count = unsettled - spared.iter().map(OffsetRange::count).sum::<u64>();
         if self.rewindable.is_empty() {
             return (count, gaps);
         }
         let kept = self.rewindable.slots().flat_map(|(_, set)| set.ranges());
         (count, complement(floor, end, &merged(spared.into_iter().chain(kept).collect())))
+    }
+
+    /// Settles all of `runs`, which begin at or above the floor and end below the end. O(chunks), whatever was
+    /// settled in them before.
+    fn settle_all(&mut self, runs: &[OffsetRange]) {
+        for run in runs {
+            self.settled.cover(run.first.0, run.last.0);
+            self.mark(run.first.0, run.last.0);
+        }
+        self.forget(runs);
+        self.raise_floor(self.settled.next_absent(self.floor));
     }
 
     /// The unsettled messages below `end` that are out with someone, as merged runs.
@@ -338,15 +344,27 @@ impl Cursor {
     }
 
     /// Sets the cursor to `to`: all below is settled, everything retained from there on unsettled. Tells how many
-    /// messages came back and what is newly settled.
+    /// messages came back, and what is settled below; without `keep` that names some that were settled before.
     pub(crate) fn rewind(&mut self, to: Offset, keep: Option<(LogTime, u64)>) -> (u64, Vec<OffsetRange>) {
         let to = to.0.min(self.end);
+        let count = self.bring_back(to);
+        if to <= self.floor {
+            return (count, Vec::new());
+        }
+        let below = [OffsetRange { first: Offset(self.floor), last: Offset(to - 1) }];
+        if keep.is_some() {
+            return (count, self.settle(&below, keep));
+        }
+        self.settle_all(&below);
+        (count, below.to_vec())
+    }
+
+    /// Makes everything rewindable at or above `from` unsettled; how many messages that are. O(chunks).
+    fn bring_back(&mut self, from: u64) -> u64 {
         let mut count = 0;
-        for set in self.rewindable.take_from(to) {
+        for set in self.rewindable.take_from(from) {
             count += set.count();
-            for n in set.chunk_numbers() {
-                self.dirty_chunks.insert(n);
-            }
+            self.dirty_chunks.extend(set.chunk_numbers());
             if let Some(lowest) = set.first().filter(|lowest| *lowest < self.floor) {
                 self.settled.cover(lowest, self.floor - 1);
                 self.mark(lowest, self.floor - 1);
@@ -354,13 +372,7 @@ impl Cursor {
             }
             self.settled.subtract(&set);
         }
-        let newly = match to.checked_sub(1) {
-            Some(last) if to > self.floor => {
-                self.settle(&[OffsetRange { first: Offset(self.floor), last: Offset(last) }], keep)
-            }
-            _ => Vec::new(),
-        };
-        (count, newly)
+        count
     }
 
     /// Lets go of rewindable messages whose time is over.
@@ -372,20 +384,4 @@ impl Cursor {
         }
         merged(released)
     }
-}
-
-/// What of `first..end` is in none of the ranges, which are merged.
-fn complement(first: u64, end: u64, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
-    let mut out = Vec::new();
-    let mut at = first;
-    for range in ranges.iter().filter(|range| range.last.0 >= first && range.first.0 < end) {
-        if range.first.0 > at {
-            push_range(&mut out, at, range.first.0 - 1);
-        }
-        at = at.max(range.last.0.saturating_add(1));
-    }
-    if at < end {
-        push_range(&mut out, at, end - 1);
-    }
-    out
 }

@@ -15,8 +15,9 @@ use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, LogTime, Offset, OffsetR
 pub struct Effects {
     /// Records that were stored, one row per target log.
     pub rows: Vec<Row>,
-    /// Offsets whose records may be freed: settled and not rewindable, or trimmed. A purge may name some that were
-    /// named before; nothing else does. A dropped log is not named: [`Event::Dropped`] frees all of it.
+    /// Offsets whose records may be freed: settled and not rewindable, or trimmed. A purge, and a rewind that sets
+    /// a cursor on, may name some that were named before; nothing else does. A dropped log is not named:
+    /// [`Event::Dropped`] frees all of it.
     pub released: Vec<(LogId, Vec<OffsetRange>)>,
     /// What delivery acts on.
     pub events: Vec<Event>,

@@ -41,6 +41,22 @@ pub(crate) fn merged(mut ranges: Vec<OffsetRange>) -> Vec<OffsetRange> {
     out
 }
 
+/// What of `first..end` is in none of the ranges, which are merged.
+pub(crate) fn complement(first: u64, end: u64, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
+    let mut out = Vec::new();
+    let mut at = first;
+    for range in ranges.iter().filter(|range| range.last.0 >= first && range.first.0 < end) {
+        if range.first.0 > at {
+            push_range(&mut out, at, range.first.0 - 1);
+        }
+        at = at.max(range.last.0.saturating_add(1));
+    }
+    if at < end {
+        push_range(&mut out, at, end - 1);
+    }
+    out
+}
+
 /// A set of offsets. No chunk in it is empty.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OffsetSet {

@@ -160,7 +160,8 @@ impl Shard {
     }
 
     /// The pages that changed since the last call, `None` for those that are gone (also ones that never were
-    /// handed out). They are one unit: a state is restored from all pages of a checkpoint or from none.
+    /// handed out). They are one unit: a state is restored from all pages of a checkpoint or from none. The caller
+    /// keeps them until they are durable: they are not given out a second time.
     pub fn take_dirty_pages(&mut self) -> Vec<(Bytes, Option<Bytes>)> {
         let mut pages = Pages::default();
         pages.push(Key::Header, Some(self.header_page()));
