@@ -14,13 +14,13 @@ pub struct AmqpConfig {
     /// Highest channel number offered, 1 to 65,535.
     pub channel_max: u16,
     /// Largest frame offered, overhead included, in bytes; at least 4,096.
-    pub frame_bytes_max: u32,
+    pub frame_max: u32,
     /// Heartbeat offered, in seconds; 0: none. The client's answer counts.
-    pub heartbeat_seconds: u16,
+    pub heartbeat_s: u16,
     /// Largest message body, in bytes.
     pub message_bytes_max: u64,
     /// Time for everything from the first byte to `connection.open`.
-    pub handshake_timeout: Duration,
+    pub handshake: Duration,
     /// How long a client whose login failed waits before its socket is closed without a word.
     pub refused_login_delay: Duration,
     /// How long `connection.close` waits for its answer.
@@ -42,10 +42,10 @@ impl Default for AmqpConfig {
         AmqpConfig {
             cluster_name: "longshore".to_owned(),
             channel_max: 2_047,
-            frame_bytes_max: 131_072,
-            heartbeat_seconds: 60,
+            frame_max: 131_072,
+            heartbeat_s: 60,
             message_bytes_max: 128 << 20,
-            handshake_timeout: Duration::from_secs(10),
+            handshake: Duration::from_secs(10),
             refused_login_delay: Duration::from_secs(1),
             close_timeout: Duration::from_secs(10),
             out_bytes_max: 4 << 20,

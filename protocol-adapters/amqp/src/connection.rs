@@ -34,16 +34,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Class and method id of `basic.publish`, as the first bytes of its frame.
 const PUBLISH: [u8; 4] = [0, 60, 0, 40];
 
-/// What is known of a connection's TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsInfo {
-    /// The name in the client's certificate, if it showed one.
-    pub peer_name: Option<String>,
-}
-
 /// Why a connection ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// Closed in order, by either side.
     #[error("closed")]
     Closed,
@@ -71,17 +64,16 @@ pub enum Ended {
 }
 
 /// Serves one client until its connection ends. `stream` is the plain or decrypted socket, `peer` the client's
-/// address (behind a proxy: what the proxy said), `tls` is given if the socket is encrypted. When `shutdown` becomes
-/// true the client is told 320 CONNECTION_FORCED. Never panics and never returns before the socket is done with.
+/// address (behind a proxy: what the proxy said), `tls` whether the socket is encrypted. When `shutdown` becomes
+/// true the client is told 320 CONNECTION_FORCED. Returns when the socket is done with; what went wrong is logged.
 pub async fn serve<S, B>(
     stream: S,
     peer: SocketAddr,
-    tls: Option<TlsInfo>,
+    tls: bool,
     backend: B,
     config: Arc<AmqpConfig>,
     mut shutdown: watch::Receiver<bool>,
-) -> Ended
-where
+) where
     S: AsyncRead + AsyncWrite + Send + 'static,
     B: Backend,
 {
@@ -90,8 +82,8 @@ where
     let mut wire = Wire { reader, writer, input: BytesMut::new(), out: OutBuffer::new() };
     let origin = Origin { peer, tls };
     let opened = tokio::select! {
-        result = timeout(config.handshake_timeout, handshake(&mut wire, &backend, &config, &origin)) => result,
-        () = stopped(&mut shutdown) => return Ended::Closed,
+        result = timeout(config.handshake, handshake(&mut wire, &backend, &config, &origin)) => result,
+        () = stopped(&mut shutdown) => Ok(Err(Ended::Closed)),
     };
     let ended = match opened {
         Err(_) => Ended::HandshakeTimeout,
@@ -109,7 +101,6 @@ where
         }
     };
     tracing::debug!(%peer, %ended, "an AMQP connection ended");
-    ended
 }
 
 /// Resolves when the gateway stops.

@@ -3,7 +3,7 @@
 
 use crate::backend::Backend;
 use crate::config::{AmqpConfig, RABBITMQ_VERSION};
-use crate::connection::{Ended, TlsInfo};
+use crate::connection::Ended;
 use crate::exception::Exception;
 use crate::session::{ClientCapabilities, Facts, Session};
 use bytes::{Bytes, BytesMut};
@@ -66,7 +66,7 @@ pub(crate) struct Opened<B: Backend> {
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     pub(crate) peer: SocketAddr,
-    pub(crate) tls: Option<TlsInfo>,
+    pub(crate) tls: bool,
 }
 
 impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Wire<R, W> {
@@ -168,7 +168,7 @@ where
     let client = capabilities(&start_ok.client_properties);
     let identity = login(wire, backend, config, origin, &start_ok, client).await?;
     let (channel_max, frame_max, heartbeat) =
-        (config.channel_max, config.frame_bytes_max, config.heartbeat_seconds);
+        (config.channel_max, config.frame_max, config.heartbeat_s);
     wire.out.put_method(0, &ConnectionTune { channel_max, frame_max, heartbeat }.into());
     wire.write().await?;
     let tune_ok = match wire.method(FRAME_BYTES_BEFORE_TUNE).await? {
@@ -187,7 +187,7 @@ where
         protocol: "AMQP 0-9-1",
         peer: origin.peer,
         client: client_name(&start_ok.client_properties),
-        tls: origin.tls.is_some(),
+        tls: origin.tls,
     };
     open_connection(wire, backend, config, &identity, &open, info, client, agreed).await
 }
@@ -354,7 +354,7 @@ fn agree(config: &AmqpConfig, client: &ConnectionTuneOk) -> Result<Agreed, Excep
         let text = format!("negotiated {field} = {value} is {word} than the {kind} allowed value ({limit})");
         Err(Exception::new(ReplyCode::NotAllowed, text))
     };
-    check("frame_max", FRAME_BYTES_BEFORE_TUNE as u32, config.frame_bytes_max, client.frame_max)?;
+    check("frame_max", FRAME_BYTES_BEFORE_TUNE as u32, config.frame_max, client.frame_max)?;
     check("channel_max", 1, config.channel_max.into(), client.channel_max.into())?;
     Ok(Agreed {
         channel_max: client.channel_max,

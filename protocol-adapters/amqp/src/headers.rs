@@ -15,7 +15,7 @@ impl Headers for MessageHeaders<'_> {
 }
 
 /// Binding arguments as (name, value), for `BrokerConfig::arguments`. Unreadable bytes give what was readable.
-pub fn read_arguments(bytes: &[u8]) -> Vec<(Bytes, HeaderValue)> {
+pub fn binding_arguments(bytes: &[u8]) -> Vec<(Bytes, HeaderValue)> {
     let entries = TableRef::new(bytes).iter();
     entries.map(|(name, value)| (Bytes::copy_from_slice(name), header_value(&value))).collect()
 }
@@ -51,7 +51,7 @@ mod tests {
             .put("c", Value::Void)
             .put("d", Value::Text(b"t"))
             .build();
-        let read = read_arguments(table.bytes());
+        let read = binding_arguments(table.bytes());
         assert_eq!(read[0].1, read[1].1);
         assert_eq!(
             (&read[2].1, &read[3].1),

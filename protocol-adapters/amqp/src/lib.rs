@@ -40,5 +40,5 @@ mod transaction;
 mod unacked;
 
 pub use config::AmqpConfig;
-pub use connection::{Ended, TlsInfo, serve};
-pub use headers::read_arguments;
+pub use connection::serve;
+pub use headers::binding_arguments;
