@@ -212,9 +212,12 @@ impl Consumers {
         self.all.iter().find(|(key, consumer)| **key != than && consumer.in_ring).map(|(key, _)| *key)
     }
 
-    /// Whether anyone could get a message now.
-    pub fn any_with_credit(&mut self) -> bool {
-        self.next().is_some()
+    /// Whether anyone could get a message now. Chooses nobody: who held messages may still attach again.
+    pub fn any_with_credit(&self) -> bool {
+        match self.active.filter(|_| self.single_active) {
+            Some(active) => self.all.get(&active).is_some_and(|consumer| consumer.in_ring),
+            None => !self.ring.is_empty(),
+        }
     }
 
     /// Why nobody could get a message now; empty if someone could.

@@ -72,7 +72,7 @@ impl Desk {
     }
 
     /// Whether somebody could get a message now.
-    pub fn is_hungry(&mut self) -> bool {
+    pub fn is_hungry(&self) -> bool {
         !self.gets.is_empty() || self.consumers.any_with_credit()
     }
 

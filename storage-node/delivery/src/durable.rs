@@ -6,9 +6,10 @@
 use crate::action::{Action, Actions, LoadId};
 use crate::command::{Attach, ConsumerKey, Held, QueueId, Refused};
 use crate::core::{Core, LoadFor, OFFSETS_PER_ITEM_MAX, Turn, earlier};
-use crate::desk::{Desk, Stock, Taken};
+use crate::desk::Desk;
 use crate::leases::Lease;
 use crate::reader::Reader;
+use crate::stock::WindowStock;
 use crate::takes::Takes;
 use crate::view::{CursorView, LogInfo, View};
 use crate::window::{Admission, Load, Window};
@@ -16,7 +17,7 @@ use longshore_io::Mono;
 use longshore_wire::batch::Item;
 use longshore_wire::row::{NEVER, Row};
 use longshore_wire::{Index, LeaseId, LogTime, Offset, OffsetRange};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows that a queue without consumers keeps: enough to see its head's time to live end.
 const IDLE_ROWS_MAX: usize = 16;
@@ -32,70 +33,6 @@ pub(crate) struct Durable {
     pub window: Window,
     pub readers: BTreeMap<ConsumerKey, Reader>,
     pub takes: Takes,
-}
-
-/// The window as the desk's stock, for one turn.
-struct WindowStock<'a, C> {
-    window: &'a mut Window,
-    cursor: &'a C,
-    unread: bool,
-    /// Rows of entries up to here wait for the gateways' reports.
-    gate: Index,
-    inherited: Index,
-    expired: Vec<Offset>,
-    pending_takes: u64,
-}
-
-impl<C: CursorView> Stock for WindowStock<'_, C> {
-    fn prepare(&mut self, turn: &mut Turn<'_>) -> bool {
-        while let Some(front) = self.window.ready.front() {
-            if front.row.record.index <= self.gate {
-                return false;
-            }
-            if self.window.back.first().is_some_and(|back| *back < front.offset()) {
-                return false;
-            }
-            if !front.expired(turn.log_time, turn.core.turn) {
-                return true;
-            }
-            if self.expired.len() >= OFFSETS_PER_ITEM_MAX {
-                return false;
-            }
-            let at = front.offset();
-            self.window.ready.pop_front();
-            self.window.expiring.insert(at, turn.again());
-            self.expired.push(at);
-        }
-        false
-    }
-
-    fn take(&mut self) -> Option<Taken> {
-        let entry = self.window.ready.pop_front()?;
-        let at = entry.offset();
-        let returns = self.cursor.returns(at);
-        let redelivered = entry.row.record.index <= self.inherited || returns > 0 || self.cursor.redelivered(at);
-        Some(Taken { entry, returns, redelivered })
-    }
-
-    fn more_coming(&self) -> bool {
-        !self.window.ready.is_empty()
-            || !self.window.back.is_empty()
-            || self.window.load.is_some_and(|load| load.back.is_some())
-            || self.unread
-    }
-
-    fn ready(&self, leased: u64) -> u64 {
-        self.window.ready_count(self.cursor.unsettled_count(), leased + self.pending_takes)
-    }
-}
-
-impl Window {
-    /// How many messages are ready, given how many are unsettled and out.
-    pub fn ready_count(&self, unsettled: u64, out: u64) -> u64 {
-        let ending = self.expiring.len() + self.lapsing.len();
-        let held = out + (self.delayed.len() + self.taken.len() + ending) as u64;
-        unsettled.saturating_sub(held)
-    }
 }
 
 impl Durable {
@@ -171,8 +108,7 @@ impl Durable {
     pub fn counting<R>(&mut self, core: &mut Core, work: impl FnOnce(&mut Durable, &mut Core) -> R) -> R {
         let before = self.window.ready.len() as u64;
         let result = work(self, core);
-        core.counters.ready =
-            (core.counters.ready + self.window.ready.len() as u64).saturating_sub(before);
+        core.counters.ready = (core.counters.ready + self.window.ready.len() as u64).saturating_sub(before);
         result
     }
 
@@ -210,6 +146,7 @@ impl Durable {
             }
         }
         let expired = self.hand_out(turn, log, cursor);
+        let more_expired = expired.len() >= OFFSETS_PER_ITEM_MAX;
         if !expired.is_empty() {
             turn.core.counters.expired += expired.len() as u64;
             let queue = self.queue();
@@ -220,7 +157,7 @@ impl Durable {
             self.window.shrink(self.rows_max(log, turn.core));
         }
         self.ask_rows(turn, log, cursor);
-        self.next_wake(turn)
+        if more_expired { Some(turn.now) } else { self.next_wake(turn) }
     }
 
     fn hand_out<C: CursorView>(&mut self, turn: &mut Turn<'_>, log: &LogInfo, cursor: &C) -> Vec<Offset> {
@@ -260,8 +197,8 @@ impl Durable {
             return;
         }
         self.window.load_again = None;
-        let rows_max = self.rows_max(log, turn.core);
-        let Some((from, max, back)) = self.window.wanted(cursor, log.next, rows_max) else { return };
+        let bounds = (self.rows_max(log, turn.core), turn.core.config.window_bytes_max);
+        let Some((from, max, back)) = self.window.wanted(cursor, log.next, bounds) else { return };
         let queue = self.queue();
         let id = turn.core.new_load(LoadFor { queue, reader: None });
         self.window.load = Some(Load { id, from, back, next: log.next });
@@ -296,8 +233,7 @@ impl Durable {
         let (Some(log), Some(cursor)) = (shard.log(queue.log), shard.cursor(queue.log, queue.cursor)) else {
             return;
         };
-        let missing =
-            self.with_admission(core, &log, &cursor, 0, |window, to| window.loaded(load, rows, to));
+        let missing = self.with_admission(core, &log, &cursor, 0, |window, to| window.loaded(load, rows, to));
         core.counters.missing += missing;
     }
 
@@ -322,9 +258,7 @@ impl Durable {
             let leased = self.desk.leases.remove_range(*range);
             core.counters.leases = core.counters.leases.saturating_sub(leased);
             self.window.settled(*range, leased);
-            if !self.takes.is_empty() {
-                (range.first.0..=range.last.0).for_each(|at| self.takes.settled(Offset(at), &mut core.outbox));
-            }
+            self.takes.settled(*range, &mut core.outbox);
         }
     }
 
@@ -354,27 +288,28 @@ impl Durable {
     /// Takes over what a consumer says that it holds; drops leases of this term that it does not name.
     pub fn reattach<C: CursorView>(
         &mut self,
-        owner: ConsumerKey,
-        held: &[Held],
+        now: Mono,
+        attach: &Attach,
         log: &LogInfo,
         cursor: &C,
         core: &mut Core,
     ) {
-        let named: std::collections::BTreeSet<Offset> = held.iter().map(|held| held.offset).collect();
-        for at in self.desk.leases.of_consumer(owner) {
+        let named: BTreeSet<Offset> = attach.held.iter().map(|held| held.offset).collect();
+        for at in self.desk.leases.of_consumer(attach.key) {
             if !named.contains(&at) && self.desk.leases.remove(at).is_some() {
                 core.counters.leases = core.counters.leases.saturating_sub(1);
                 self.window.give_back(at, core.config.returned_max);
             }
         }
-        self.hold(owner, held, log, cursor, core);
+        let deadline = attach.lease_ms.map(|ms| now.plus_ms(ms));
+        self.hold((attach.key, deadline), &attach.held, log, cursor, core);
     }
 
     /// Leases that stand: of this term if they are still out with that session; of an earlier one if the message is
-    /// unsettled and nobody else has it.
+    /// unsettled and nobody else has it, until `deadline`.
     pub fn hold<C: CursorView>(
         &mut self,
-        owner: ConsumerKey,
+        (owner, deadline): (ConsumerKey, Option<Mono>),
         held: &[Held],
         log: &LogInfo,
         cursor: &C,
@@ -397,7 +332,7 @@ impl Durable {
                         id: held.lease,
                         term: held.term,
                         owner,
-                        deadline: None,
+                        deadline,
                         ending: false,
                         returning: false,
                     };
@@ -411,7 +346,9 @@ impl Durable {
     }
 
     fn is_free<C: CursorView>(&self, at: Offset, cursor: &C) -> bool {
-        cursor.taken_until(at).is_none() && !self.takes.is_taking(at) && !self.window.expiring.contains_key(&at)
+        cursor.taken_until(at).is_none()
+            && !self.takes.is_taking(at)
+            && !self.window.expiring.contains_key(&at)
     }
 
     /// Makes a consumer; the caller has checked that it may be.

@@ -40,7 +40,8 @@ impl Delivery {
                 let queue = id(log, cursor);
                 self.track(queue);
                 let Some(durable) = self.durable.get_mut(&queue) else { return };
-                durable.counting(&mut self.core, |durable, core| durable.taken(*offset, *lease, *until, core));
+                durable
+                    .counting(&mut self.core, |durable, core| durable.taken(*offset, *lease, *until, core));
             }
             Event::Trimmed { log, .. } => {
                 for queue in self.queues_of(*log) {

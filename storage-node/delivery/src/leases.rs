@@ -80,17 +80,22 @@ impl Leases {
         removed
     }
 
-    /// Gives a lease that stands to the consumer that holds it now.
+    /// Gives a lease that stands to the consumer that holds it now. The session itself (number 0) takes none from
+    /// its consumers.
     pub fn hand_on(&mut self, at: Offset, to: ConsumerKey) {
-        if let Some(lease) = self.out.get_mut(&at) {
+        if to.consumer > 0
+            && let Some(lease) = self.out.get_mut(&at)
+        {
             lease.owner = to;
         }
     }
 
-    /// The owner's return of a message was admitted.
+    /// The owner's return of a message was admitted: its deadline counts no more.
     pub fn set_returning(&mut self, at: Offset) {
-        if let Some(lease) = self.out.get_mut(&at) {
-            lease.returning = true;
+        let Some(lease) = self.out.get_mut(&at) else { return };
+        lease.returning = true;
+        if let Some(deadline) = lease.deadline.take() {
+            self.deadlines.remove(&(deadline, at));
         }
     }
 

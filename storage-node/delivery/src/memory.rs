@@ -38,12 +38,7 @@ impl Delivery {
     /// Deletes one; how many messages were ready in it. Its consumers are cancelled.
     ///
     /// Errors: [`Refused::UnknownLog`], [`Refused::InUse`], [`Refused::NotEmpty`].
-    pub fn transient_delete(
-        &mut self,
-        log: LogId,
-        if_unused: bool,
-        if_empty: bool,
-    ) -> Result<u64, Refused> {
+    pub fn transient_delete(&mut self, log: LogId, if_unused: bool, if_empty: bool) -> Result<u64, Refused> {
         let keys = self.transient_consumers(log);
         let count = self.transients.delete(log, if_unused, if_empty, &mut self.core)?;
         for key in keys {

@@ -7,7 +7,7 @@ use crate::core::Turn;
 use crate::desk::Stock;
 use longshore_io::Mono;
 use longshore_wire::batch::Item;
-use longshore_wire::{LeaseId, LogTime, Offset};
+use longshore_wire::{LeaseId, LogTime, Offset, OffsetRange};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Most messages of one take.
@@ -123,13 +123,11 @@ impl Takes {
         }
     }
 
-    /// The message is settled: nothing is left to take. Whether one was pending.
-    pub fn settled(&mut self, at: Offset, out: &mut Actions) {
-        if !self.pending.is_empty()
-            && let Some(pending) = self.pending.remove(&at)
-        {
-            self.close(pending.request, None, out);
-        }
+    /// Messages were settled: nothing is left of them to take.
+    pub fn settled(&mut self, range: OffsetRange, out: &mut Actions) {
+        let gone = self.pending.extract_if(range.first..=range.last, |_, _| true);
+        let requests: Vec<u64> = gone.map(|(_, pending)| pending.request).collect();
+        requests.into_iter().for_each(|request| self.close(request, None, out));
     }
 
     /// Gives up takes of which nothing was heard; their messages.
@@ -137,7 +135,7 @@ impl Takes {
         let late: Vec<Offset> =
             self.pending.iter().filter(|(_, pending)| pending.until <= now).map(|(at, _)| *at).collect();
         for at in &late {
-            self.settled(*at, out);
+            self.settled(OffsetRange::one(*at), out);
         }
         late
     }

@@ -212,7 +212,7 @@ impl Window {
         &mut self,
         cursor: &C,
         next: Offset,
-        rows_max: usize,
+        (rows_max, bytes_max): (usize, usize),
     ) -> Option<(Offset, u32, Option<Offset>)> {
         if let Some(first) = self.back.first().copied() {
             let mut last = first;
@@ -224,7 +224,9 @@ impl Window {
             }
             return Some((first, (last.0 - first.0 + 1) as u32, Some(last)));
         }
-        if self.ready.len() * 2 > rows_max || self.scan >= next {
+        // Asked again only when half empty by both bounds; asking while full would get nowhere.
+        let enough = self.ready.len() * 2 > rows_max || self.ready.memory() * 2 > bytes_max;
+        if enough || self.scan >= next {
             return None;
         }
         match cursor.next_unsettled(self.scan) {

@@ -34,7 +34,11 @@ impl Story {
 
     fn show_range(&self, log: LogId, range: OffsetRange) -> String {
         let name = |at: Offset| self.bodies.get(&(log, at)).cloned().unwrap_or(format!("@{}", at.0));
-        if range.first == range.last { name(range.first) } else { format!("{}..{}", name(range.first), name(range.last)) }
+        if range.first == range.last {
+            name(range.first)
+        } else {
+            format!("{}..{}", name(range.first), name(range.last))
+        }
     }
 
     fn show_item(&self, item: &Item) -> String {
@@ -99,7 +103,9 @@ impl Story {
             Reason::WaitingForGateways { sessions, until } => {
                 format!("waiting for {sessions} gateways, {} ms more", in_ms(*until))
             }
-            Reason::Delayed { until, count } => format!("{count} delayed, the first for {} ms", log_ms(*until)),
+            Reason::Delayed { until, count } => {
+                format!("{count} delayed, the first for {} ms", log_ms(*until))
+            }
             Reason::Leased { offset, by, until, ending } => {
                 let until = until.map_or(String::new(), |at| format!(" for {} ms", in_ms(at)));
                 let ending = if *ending { " (its return is under way)" } else { "" };

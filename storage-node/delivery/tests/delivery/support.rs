@@ -1,6 +1,5 @@
 //! A world around delivery: the real shard state machine, a record store of rows, proposals that are applied at once.
 //! Shared by the transcripts and the model test.
-#![allow(dead_code)] // Each test file uses its part.
 
 use bytes::Bytes;
 use longshore_delivery::{Action, Actions, Config, Delivery, LoadId};
@@ -153,7 +152,9 @@ impl World {
             return;
         };
         let cursor = self.shard.log(handed.log).and_then(|log| log.cursor(handed.cursor));
-        if handed.lease.0 > 0 && let Some(cursor) = cursor {
+        if handed.lease.0 > 0
+            && let Some(cursor) = cursor
+        {
             assert!(!cursor.is_settled(handed.offset), "settled and delivered: {handed:?}");
         }
     }

@@ -1,0 +1,115 @@
+//! Gateways' batches before they are proposed: what is dropped, and that everything else stays as it was.
+
+use crate::support::{Publish, World};
+use longshore_delivery::{Action, Attach, Config, ConsumerKey, Mode, QueueId};
+use longshore_wire::batch::{Batch, BatchBuilder, DeadReason, Item, Returned, Settle};
+use longshore_wire::spec::LogSpec;
+use longshore_wire::{BatchNo, CursorId, LogId, Offset, OffsetRange, SessionId, Term};
+
+const LOG: LogId = LogId(1);
+const MINE: SessionId = SessionId(1);
+const OTHER: SessionId = SessionId(2);
+
+/// Ten messages; 0 to 4 are out to `MINE`, 5 and 7 to `OTHER`, the rest is ready.
+fn world() -> World {
+    let mut world = World::new(Config::default());
+    world.command(Item::CreateLog { log: LOG, spec: LogSpec::QUEUE });
+    for n in 0..10 {
+        world.publish(LOG, &format!("m{n}"), Publish::default());
+    }
+    let queue = QueueId { log: LOG, cursor: CursorId(0) };
+    for (session, credit) in [(MINE, 5), (OTHER, 3)] {
+        let attach = Attach {
+            key: ConsumerKey { session, consumer: 1 },
+            queue,
+            mode: Mode::Settle,
+            exclusive: false,
+            single_active: false,
+            priority: 0,
+            credit_messages: credit,
+            credit_bytes: u64::MAX,
+            lease_ms: None,
+            held: vec![],
+        };
+        world.delivery.attach(world.now, attach, &world.shard);
+        let delivered = world.pump().into_iter().filter(|action| matches!(action, Action::Deliver { .. }));
+        assert_eq!(delivered.count() as u64, credit);
+    }
+    let back = Settle { returned: returned(&[6]), ..settle() };
+    world.delivery.admit_settle(&back, OTHER);
+    world.command(Item::Settle(back));
+    world.delivery.detach(world.now, ConsumerKey { session: OTHER, consumer: 1 }, true);
+    world
+}
+
+fn settle() -> Settle {
+    Settle { log: LOG, cursor: CursorId(0), term: Term(1), acked: vec![], returned: vec![], dead: vec![] }
+}
+
+fn returned(offsets: &[u64]) -> Vec<Returned> {
+    offsets.iter().map(|at| Returned { offset: Offset(*at), counted: true }).collect()
+}
+
+fn range(first: u64, last: u64) -> OffsetRange {
+    OffsetRange { first: Offset(first), last: Offset(last) }
+}
+
+#[test]
+fn an_ack_spares_what_is_out_to_others() {
+    let mut world = world();
+    let wanted = Settle { acked: vec![range(0, 9)], ..settle() };
+    let admitted = world.delivery.admit_settle(&wanted, MINE).unwrap();
+    assert_eq!(admitted.acked, [range(0, 4), range(6, 6), range(8, 9)]);
+    let mine = Settle { acked: vec![range(0, 4)], ..settle() };
+    assert_eq!(world.delivery.admit_settle(&mine, MINE), None);
+}
+
+#[test]
+fn a_refusal_spares_what_is_out_to_others() {
+    let mut world = world();
+    let dead = vec![(Offset(4), DeadReason::Rejected), (Offset(5), DeadReason::Rejected)];
+    let admitted = world.delivery.admit_settle(&Settle { dead, ..settle() }, MINE).unwrap();
+    assert_eq!(admitted.dead, [(Offset(4), DeadReason::Rejected)]);
+}
+
+#[test]
+fn only_what_is_out_to_the_session_can_be_returned() {
+    let mut world = world();
+    let wanted = Settle { returned: returned(&[1, 5, 9]), ..settle() };
+    let admitted = world.delivery.admit_settle(&wanted, MINE).unwrap();
+    assert_eq!(admitted.returned, returned(&[1]));
+    // The same batch sent again, after a lost stream: its return still passes.
+    let again = Settle { returned: returned(&[1]), ..settle() };
+    assert_eq!(world.delivery.admit_settle(&again, MINE), None);
+}
+
+#[test]
+fn a_filtered_batch_keeps_its_number_and_its_items_places() {
+    let mut world = world();
+    let mut builder = BatchBuilder::new(MINE);
+    builder.append(None, &crate::support::record(&[LOG], Publish::default()), &["body".into()]).unwrap();
+    builder.push(&Item::Settle(Settle { acked: vec![range(0, 0)], ..settle() }));
+    builder.push(&Item::Settle(Settle { acked: vec![range(5, 5)], ..settle() }));
+    builder.push(&Item::CommitPosition { log: LOG, name: "reader".into(), offset: Offset(3) });
+    let batch = Batch::parse(builder.finish(BatchNo(7))).unwrap();
+
+    let admitted = Batch::parse(world.delivery.admit_batch(&batch).unwrap().unwrap()).unwrap();
+    admitted.verify().unwrap();
+    assert_eq!((admitted.session, admitted.number), (MINE, BatchNo(7)));
+    let (before, after): (Vec<_>, Vec<_>) = (
+        batch.items().map(|l| l.unwrap().item).collect(),
+        admitted.items().map(|l| l.unwrap().item).collect(),
+    );
+    assert_eq!(before.len(), after.len());
+    assert_eq!((&after[0], &after[1], &after[3]), (&before[0], &before[1], &before[3]));
+    assert_eq!(after[2], Item::Settle(settle()));
+}
+
+#[test]
+fn a_batch_without_conflict_goes_as_it_came() {
+    let mut world = world();
+    let mut builder = BatchBuilder::new(OTHER);
+    builder.push(&Item::Settle(Settle { acked: vec![range(5, 7)], returned: vec![], ..settle() }));
+    let batch = Batch::parse(builder.finish(BatchNo(1))).unwrap();
+    assert_eq!(world.delivery.admit_batch(&batch).unwrap(), None);
+}
