@@ -207,6 +207,19 @@ pub(crate) enum Body {
     State(GroupState),
 }
 
+impl Body {
+    /// Bytes of a record with this body on disk.
+    pub(crate) fn len(&self) -> usize {
+        RECORD_HEADER_BYTES
+            + match self {
+                Body::Entry(entry) => entry.bytes(),
+                Body::Conf(conf) => conf.len(),
+                Body::State(state) => STATE_BYTES + state.conf.len(),
+                _ => 0,
+            }
+    }
+}
+
 const KIND_ENTRY: u8 = 1;
 const KIND_HARD_STATE: u8 = 2;
 const KIND_CONF: u8 = 3;
@@ -228,13 +241,7 @@ pub(crate) struct Record {
 impl Record {
     /// Bytes of the record on disk.
     pub(crate) fn len(&self) -> usize {
-        RECORD_HEADER_BYTES
-            + match &self.body {
-                Body::Entry(entry) => entry.bytes(),
-                Body::Conf(conf) => conf.len(),
-                Body::State(state) => STATE_BYTES + state.conf.len(),
-                _ => 0,
-            }
+        self.body.len()
     }
 
     /// Writes header and context to `out`, as for `position`; the data that must follow is returned.
@@ -285,19 +292,19 @@ impl Record {
         let data = bytes.slice(data_at..data_at + data_len);
         let (index, term) = (Index(u64_at(whole, 16)?), Term(u64_at(whole, 24)?));
         let mark = Mark { index, term };
-        let body = match whole.get(4)? {
-            &KIND_ENTRY => Body::Entry(Entry { index, term, kind: *whole.get(5)?, context, data }),
-            &KIND_HARD_STATE => {
+        let body = match *whole.get(4)? {
+            KIND_ENTRY => Body::Entry(Entry { index, term, kind: *whole.get(5)?, context, data }),
+            KIND_HARD_STATE => {
                 Body::HardState(HardState { term, vote: ReplicaId(u64_at(whole, 32)?), commit: index })
             }
-            &KIND_CONF => Body::Conf(data),
-            &KIND_COMPACT => Body::Compact(mark),
-            &KIND_SNAPSHOT => Body::Snapshot(mark),
-            &KIND_RESET => Body::Reset,
-            &KIND_REMOVE => Body::Remove,
-            &KIND_ASIDE => Body::Aside,
-            &KIND_EVERY_OTHER_ASIDE => Body::EveryOtherAside,
-            &KIND_STATE => Body::State(decode_state(data, mark)?),
+            KIND_CONF => Body::Conf(data),
+            KIND_COMPACT => Body::Compact(mark),
+            KIND_SNAPSHOT => Body::Snapshot(mark),
+            KIND_RESET => Body::Reset,
+            KIND_REMOVE => Body::Remove,
+            KIND_ASIDE => Body::Aside,
+            KIND_EVERY_OTHER_ASIDE => Body::EveryOtherAside,
+            KIND_STATE => Body::State(decode_state(data, mark)?),
             _ => return None,
         };
         Some(Record { group: ShardId(u32_at(whole, 12)?), body })

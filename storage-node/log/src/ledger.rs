@@ -46,7 +46,7 @@ pub(crate) struct Ledger {
 impl Ledger {
     /// Notes a durable record.
     pub(crate) fn note(&mut self, written: &Written) {
-        let Written { group, segment, effect } = *written;
+        let Written { group, segment, effect, .. } = *written;
         match effect {
             Effect::Entry { index, .. } => {
                 let kept = self.groups.entry(group).or_default();

@@ -28,10 +28,12 @@ mod manifest;
 mod node_log;
 mod open;
 mod pool;
+mod query;
 mod read;
 mod recovery;
 mod segment;
 mod table;
+mod take;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -40,7 +42,8 @@ mod writer;
 
 pub use identity::{Identity, IdentityError};
 pub use maintenance::{MaintenanceDone, MaintenanceJob};
-pub use node_log::{Fetched, NodeLog};
+pub use node_log::NodeLog;
+pub use query::Fetched;
 pub use read::{ReadDone, ReadTask, ScanTask};
 pub use segment::SegmentPin;
 pub use types::*;

@@ -87,7 +87,7 @@ impl ScanTask {
                 return Err(corrupt);
             };
             for (at, record) in records {
-                if let Effect::Entry { index, term, place } = Written::of(&record, segment.id, at).effect {
+                if let Effect::Entry { index, term, place } = Written::of(&record, 0, segment.id, at).effect {
                     entries.push(SegmentEntry { group: record.group, index, term, place });
                 }
             }

@@ -230,7 +230,7 @@ impl Scan {
 
     fn replay(&mut self, segment: &Segment, position: u64, record: Record) {
         let group = record.group;
-        let written = Written::of(&record, segment.id, position);
+        let written = Written::of(&record, 0, segment.id, position);
         match &record.body {
             Body::EveryOtherAside => {
                 self.every_other_lost = true;
@@ -281,8 +281,8 @@ impl Scan {
             (Body::Conf(conf), _) => group.conf = Bytes::copy_from_slice(conf),
             (Body::Compact(mark), _) => self.replay_mark(id, *mark),
             (Body::Snapshot(mark), _) => {
-                group.install(*mark);
-                group.mark_durable(*mark);
+                group.install(*mark, 0);
+                group.mark_durable(*mark, 0);
                 self.marks.insert(id, *mark);
                 self.holes.remove(&id);
             }

@@ -12,8 +12,16 @@ use std::collections::VecDeque;
 #[derive(Clone, Debug)]
 struct Slot {
     term: Term,
-    /// Known once it is durable.
-    place: Option<Place>,
+    lies: Lies,
+}
+
+/// Where an entry lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lies {
+    /// In memory only; its write completes under this number.
+    Pending(u64),
+    /// On disk.
+    At(Place),
 }
 
 /// See the module.
@@ -21,6 +29,8 @@ struct Slot {
 pub(crate) struct Group {
     /// The entry before the first.
     mark: Mark,
+    /// Number of the write of the newest snapshot's mark.
+    mark_serial: u64,
     /// From `mark.index + 1` on.
     slots: VecDeque<Slot>,
     /// The last entries; the end of `slots`.
@@ -68,7 +78,10 @@ impl Group {
     }
 
     pub(crate) fn place(&self, index: u64) -> Option<Place> {
-        self.slot(index)?.place
+        match self.slot(index)?.lies {
+            Lies::At(place) => Some(place),
+            Lies::Pending(_) => None,
+        }
     }
 
     pub(crate) fn in_tail(&self, index: u64) -> Option<&Entry> {
@@ -91,10 +104,10 @@ impl Group {
         freed
     }
 
-    /// Takes an entry that follows. Returns the bytes that left the memory for it.
-    pub(crate) fn append(&mut self, entry: Entry) -> usize {
+    /// Takes an entry that follows, whose write has this number. Returns the bytes that left the memory for it.
+    pub(crate) fn append(&mut self, entry: Entry, serial: u64) -> usize {
         let freed = self.truncate(entry.index.0);
-        self.slots.push_back(Slot { term: entry.term, place: None });
+        self.slots.push_back(Slot { term: entry.term, lies: Lies::Pending(serial) });
         self.tail.push_back(entry);
         freed
     }
@@ -102,16 +115,17 @@ impl Group {
     /// As recovery sees an entry: durable, and not in memory.
     pub(crate) fn recovered(&mut self, index: Index, term: Term, place: Place) {
         self.truncate(index.0);
-        self.slots.push_back(Slot { term, place: Some(place) });
+        self.slots.push_back(Slot { term, lies: Lies::At(place) });
         self.durable = index.0;
     }
 
-    /// The entry's write was synced, unless it was overwritten in memory since. Whether the durable position grew.
-    pub(crate) fn entry_durable(&mut self, index: Index, term: Term, place: Place) -> bool {
+    /// The write of this number, of an entry, was synced; unless the entry was overwritten or forgotten in memory since, it is
+    /// durable. Whether the durable position grew.
+    pub(crate) fn entry_durable(&mut self, index: Index, serial: u64, place: Place) -> bool {
         let first = self.first();
         let slot = index.0.checked_sub(first).and_then(|i| self.slots.get_mut(i as usize));
-        let Some(slot) = slot.filter(|slot| slot.term == term) else { return false };
-        slot.place = Some(place);
+        let Some(slot) = slot.filter(|slot| slot.lies == Lies::Pending(serial)) else { return false };
+        slot.lies = Lies::At(place);
         if index.0 == self.durable + 1 {
             self.durable = index.0;
             return true;
@@ -119,9 +133,9 @@ impl Group {
         false
     }
 
-    /// A snapshot's mark was synced.
-    pub(crate) fn mark_durable(&mut self, mark: Mark) -> bool {
-        let grows = self.mark.index >= mark.index && self.durable < mark.index.0;
+    /// The write of this number, of a snapshot's mark, was synced.
+    pub(crate) fn mark_durable(&mut self, mark: Mark, serial: u64) -> bool {
+        let grows = self.mark_serial == serial && self.durable < mark.index.0;
         if grows {
             self.durable = mark.index.0;
         }
@@ -139,12 +153,13 @@ impl Group {
         (self.mark, freed)
     }
 
-    /// Replaces the whole log by a snapshot up to `mark`. Returns the bytes that left the memory.
-    pub(crate) fn install(&mut self, mark: Mark) -> usize {
+    /// Replaces the whole log by a snapshot up to `mark`, whose write has this number. Returns the bytes that left the memory.
+    pub(crate) fn install(&mut self, mark: Mark, serial: u64) -> usize {
         let freed = self.tail.drain(..).map(|e| e.bytes()).sum();
         self.slots.clear();
         self.durable = self.durable.min(mark.index.0);
         self.mark = mark;
+        self.mark_serial = serial;
         self.checkpointed = self.checkpointed.max(mark.index.0);
         self.applied = self.applied.max(mark.index.0);
         freed

@@ -3,7 +3,7 @@
 //! Danger: a segment that is retired too early is lost history, one that is freed too early lost bodies. The ledger
 //! judges the first, [`NodeLog::release`] and pins the second. Called by the store thread.
 
-use crate::format::{Body, Record};
+use crate::format::Body;
 use crate::ledger::Verdict;
 use crate::maintenance::{MaintenanceDone, MaintenanceJob};
 use crate::node_log::{InUse, NodeLog};
@@ -118,10 +118,10 @@ impl NodeLog {
                 // It was removed; the record of that is on its way.
                 None => continue,
             };
-            self.open.push(Record { group: *group, body });
+            self.push(*group, body);
         }
         if every_other {
-            self.open.push(Record { group: ShardId(0), body: Body::EveryOtherAside });
+            self.push(ShardId(0), Body::EveryOtherAside);
         }
     }
 

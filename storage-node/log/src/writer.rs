@@ -19,7 +19,8 @@ const COPY_BYTES_MAX: usize = 256;
 /// What the store thread asks to be written, in order. Made by [`crate::NodeLog::take_request`].
 #[derive(Debug, Default)]
 pub struct WriteRequest {
-    pub(crate) records: VecDeque<Record>,
+    /// Each with the number under which its completion is known.
+    pub(crate) records: VecDeque<(u64, Record)>,
     pub(crate) tickets: Vec<u64>,
     pub(crate) bytes: usize,
 }
@@ -39,9 +40,9 @@ impl WriteRequest {
         self.records.is_empty() && self.tickets.is_empty()
     }
 
-    pub(crate) fn push(&mut self, record: Record) {
+    pub(crate) fn push(&mut self, serial: u64, record: Record) {
         self.bytes += record.len();
-        self.records.push_back(record);
+        self.records.push_back((serial, record));
     }
 }
 
@@ -64,12 +65,13 @@ pub(crate) enum Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) group: ShardId,
+    pub(crate) serial: u64,
     pub(crate) segment: SegmentId,
     pub(crate) effect: Effect,
 }
 
 impl Written {
-    pub(crate) fn of(record: &Record, segment: SegmentId, position: u64) -> Written {
+    pub(crate) fn of(record: &Record, serial: u64, segment: SegmentId, position: u64) -> Written {
         let effect = match &record.body {
             Body::Entry(entry) => Effect::Entry {
                 index: entry.index,
@@ -91,7 +93,7 @@ impl Written {
             Body::EveryOtherAside => Effect::EveryOtherAside,
             Body::State(state) => Effect::State(state.mark),
         };
-        Written { group: record.group, segment, effect }
+        Written { group: record.group, serial, segment, effect }
     }
 }
 
@@ -214,7 +216,7 @@ impl LogWriter {
     fn next_chunk(&self) -> Option<Chunk> {
         let mut chunk = Chunk { records: 0, body_bytes: 0, groups: None };
         let mut groups = BTreeSet::new();
-        for record in self.waiting.iter().flat_map(|request| &request.records) {
+        for (_, record) in self.waiting.iter().flat_map(|request| &request.records) {
             let len = record.len();
             if chunk.records > 0 && chunk.body_bytes + len > self.body_bytes_max {
                 break;
@@ -257,8 +259,8 @@ impl LogWriter {
         let mut pieces = Vec::with_capacity(chunk.records + 1);
         let mut position = start + header.header_bytes() as u64;
         let mut scratch_from = 0;
-        for record in self.take_records(chunk.records) {
-            completion.written.push(Written::of(&record, segment.id, position));
+        for (serial, record) in self.take_records(chunk.records) {
+            completion.written.push(Written::of(&record, serial, segment.id, position));
             let data = record.encode(segment.seed, position, &mut scratch);
             position += record.len() as u64;
             if data.len() <= COPY_BYTES_MAX {
@@ -285,7 +287,7 @@ impl LogWriter {
         Ok(())
     }
 
-    fn take_records(&mut self, count: usize) -> Vec<Record> {
+    fn take_records(&mut self, count: usize) -> Vec<(u64, Record)> {
         let mut taken = Vec::with_capacity(count);
         for request in &mut self.waiting {
             let n = (count - taken.len()).min(request.records.len());

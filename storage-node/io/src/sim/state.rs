@@ -492,7 +492,13 @@ impl State {
     }
 
     pub(super) fn restart(&mut self) {
-        let named: BTreeSet<u64> = self.names.values().chain(self.durable_names.values()).copied().collect();
+        // A name whose removal is not durable may come back with the next crash, so its file must still be there.
+        let pending = self.unsynced_names.iter().filter_map(|change| match change {
+            NameChange::Add(_, inode) | NameChange::Rename(_, _, inode) => Some(inode),
+            NameChange::Remove(_) => None,
+        });
+        let names = self.names.values().chain(self.durable_names.values());
+        let named: BTreeSet<u64> = names.chain(pending).copied().collect();
         self.files.retain(|inode, _| named.contains(inode));
         self.begin_again();
     }

@@ -327,3 +327,10 @@ fn random_lives_keep_what_was_reported() {
 fn overwritten_entries_of_a_retired_segment_leave_no_hole() {
     Run::new(2).run(12);
 }
+
+/// Seed 2057 found: an entry in flight, a reset, another entry of the same index and term; the completion of the first write
+/// made the second entry durable, and reads went to the first one's place.
+#[test]
+fn a_completion_is_never_taken_for_that_of_a_later_write() {
+    Run::new(2057).run(12);
+}
