@@ -291,6 +291,8 @@ pub struct Delivery {
     pub priority: u8,
     /// The client's timestamp, milliseconds since 1970.
     pub client_time_ms: Option<i64>,
+    /// What it took from the consumer's credit: bytes of the stored record and its parts, all targets included.
+    pub charged_bytes: u64,
 }
 
 /// What a connection hears. Bounded by credit and by unreported publishes.

@@ -1,76 +1,539 @@
 //! A client connection's hot path: publish, settle, credit; gathered here and handed over at each flush.
+//!
+//! A publish is routed (from a small cache of its own), encoded once into a chunk for its shard, and handed over
+//! with all others of the burst under one lock per shard.
 
 use crate::api::*;
 use crate::control::Control;
+use crate::engine::Engine;
+pub use crate::events::EventReceiver;
+use crate::events::EventQueue;
+use crate::fan::{Fan, PublishTicket, Ticket};
+use crate::mail::Letter;
+use crate::metadata::{Namespace, Route};
+use crate::permissions::{Permissions, Remembered};
+use crate::routing::Input;
+use crate::session::settles::End;
+use crate::session::{Chunk, Upload};
+use crate::shard::{Handover, Work};
+use crate::transients::Held;
+use bytes::{Bytes, BytesMut};
+use longshore_wire::record::{NO_CLIENT_TIME, NO_TTL, NewRecord, TARGETS_MAX, flags};
+use longshore_wire::{BATCH_BYTES_MAX, LogId, PAYLOAD_BYTES_MAX, ShardId};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// A chunk is closed at this size, so that several of them share a batch.
+const CHUNK_BYTES: usize = 128 << 10;
+/// Routes that a connection remembers.
+const ROUTES_MAX: usize = 4096;
+/// Largest record whose body goes inside it; a larger body goes in parts.
+const INLINE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
+/// Largest record to transient queues: it has no parts, and must fit into one message.
+const TRANSIENT_BYTES_MAX: usize = BATCH_BYTES_MAX;
+/// How often a held-back connection looks, beside being told.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A consumer of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumerAt {
+    pub id: u64,
+    pub shard: ShardId,
+    pub queue: Arc<str>,
+    /// Reads a stream: nothing to settle.
+    pub positional: bool,
+    /// Its durable queue goes with its last consumer.
+    pub auto_delete: bool,
+}
+
+/// What the broker knows of a connection; shared with its control handles.
+#[derive(Debug)]
+pub(crate) struct ConnectionState {
+    pub id: ConnectionId,
+    pub identity: Identity,
+    pub namespace: Arc<Namespace>,
+    pub info: ConnectionInfo,
+    /// What it logged in with: another one ends it.
+    pub password_hash: Box<str>,
+    pub events: Arc<EventQueue>,
+    permissions: RwLock<Arc<Permissions>>,
+    permissions_version: AtomicU64,
+    consumers: Mutex<HashMap<ConsumerTag, ConsumerAt>>,
+    pending_bytes: AtomicUsize,
+    submitted: AtomicU64,
+    completed: AtomicU64,
+    progress: Notify,
+    closed: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ConnectionState {
+    pub fn new(
+        id: ConnectionId,
+        identity: Identity,
+        namespace: Arc<Namespace>,
+        info: ConnectionInfo,
+        permissions: Permissions,
+        password_hash: Box<str>,
+    ) -> ConnectionState {
+        ConnectionState {
+            id,
+            identity,
+            namespace,
+            info,
+            password_hash,
+            events: Arc::default(),
+            permissions: RwLock::new(Arc::new(permissions)),
+            permissions_version: AtomicU64::new(0),
+            consumers: Mutex::default(),
+            pending_bytes: AtomicUsize::new(0),
+            submitted: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
+            progress: Notify::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// What a frame meant for this connection.
+    pub fn receive(&self, letter: Letter) {
+        if !letter.published.is_empty() {
+            self.events.push(Event::Published(letter.published));
+        }
+        if !letter.deliveries.is_empty() {
+            metrics::counter!("longshore_gateway_deliveries_total").increment(letter.deliveries.len() as u64);
+            self.events.push(Event::Deliveries(letter.deliveries));
+        }
+        for tag in letter.cancelled {
+            self.events.push(Event::Cancelled { tag });
+        }
+        if letter.done > 0 {
+            let before = self.pending_bytes.load(Ordering::Relaxed);
+            self.pending_bytes.fetch_sub(letter.bytes.min(before), Ordering::AcqRel);
+            self.completed.fetch_add(letter.done, Ordering::AcqRel);
+            self.progress.notify_waiters();
+        }
+    }
+
+    /// Ends it with a word to the client.
+    pub fn close(&self, reason: CloseReason) {
+        self.closed.store(true, Ordering::Release);
+        self.events.close(reason);
+        self.progress.notify_waiters();
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub fn permissions(&self) -> Arc<Permissions> {
+        self.permissions.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_permissions(&self, permissions: Permissions) {
+        *self.permissions.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(permissions);
+        self.permissions_version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Notes a consumer; false if the tag is in use.
+    pub fn add_consumer(&self, tag: ConsumerTag, at: ConsumerAt) -> bool {
+        let mut consumers = lock(&self.consumers);
+        if consumers.contains_key(&tag) {
+            return false;
+        }
+        consumers.insert(tag, at);
+        true
+    }
+
+    pub fn forget_consumer(&self, tag: ConsumerTag) -> Option<ConsumerAt> {
+        lock(&self.consumers).remove(&tag)
+    }
+
+    pub fn consumer(&self, tag: ConsumerTag) -> Option<ConsumerAt> {
+        lock(&self.consumers).get(&tag).cloned()
+    }
+
+    pub fn take_consumers(&self) -> Vec<ConsumerAt> {
+        let mut all: Vec<_> = lock(&self.consumers).drain().map(|(_, at)| at).collect();
+        all.sort_by_key(|at| at.id);
+        all
+    }
+
+    pub fn consumer_count(&self) -> usize {
+        lock(&self.consumers).len()
+    }
+
+    fn submit(&self, tickets: u64, bytes: usize) {
+        self.submitted.fetch_add(tickets, Ordering::AcqRel);
+        self.pending_bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Waits until as many outcomes came as were asked for before the call: all of them, while order holds.
+    pub async fn settled(&self) {
+        let submitted = self.submitted.load(Ordering::Acquire);
+        while self.completed.load(Ordering::Acquire) < submitted && !self.is_closed() {
+            let _ = tokio::time::timeout(LOOK_EVERY, self.progress.notified()).await;
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct RouteCache {
+    version: u64,
+    entries: usize,
+    routes: HashMap<Box<str>, HashMap<Box<[u8]>, Arc<Route>>>,
+}
+
+impl RouteCache {
+    fn get(&mut self, version: u64, exchange: &str, key: &[u8]) -> Option<Arc<Route>> {
+        if self.version != version {
+            self.clear(version);
+            return None;
+        }
+        self.routes.get(exchange)?.get(key).cloned()
+    }
+
+    fn clear(&mut self, version: u64) {
+        self.version = version;
+        self.routes.clear();
+        self.entries = 0;
+    }
+
+    fn put(&mut self, version: u64, exchange: &str, key: &[u8], route: Arc<Route>) {
+        if self.version != version || self.entries >= ROUTES_MAX {
+            self.clear(version);
+        }
+        self.entries += 1;
+        self.routes.entry(exchange.into()).or_default().insert(key.into(), route);
+    }
+}
+
+#[derive(Debug)]
+struct Gather {
+    shard: ShardId,
+    handover: Handover,
+}
 
 /// The handle of one client connection. Not shared: its calls gather without a lock, [`Connection::flush`] hands
 /// over. Dropping it ends the connection: consumers detach, what was unsettled is delivered again, exclusive
 /// queues go.
 #[derive(Debug)]
-pub struct Connection {}
+pub struct Connection {
+    engine: Arc<Engine>,
+    state: Arc<ConnectionState>,
+    routes: RouteCache,
+    remembered: Remembered,
+    remembered_version: u64,
+    gathers: Vec<Gather>,
+    transient: Vec<(ShardId, Vec<(Arc<str>, LogId)>, Held)>,
+    held: Vec<(Arc<str>, Held)>,
+    tickets: u64,
+    bytes: usize,
+    shard_full: bool,
+}
 
 impl Connection {
+    pub(crate) fn new(engine: Arc<Engine>, state: Arc<ConnectionState>) -> Connection {
+        Connection {
+            engine,
+            state,
+            routes: RouteCache::default(),
+            remembered: Remembered::default(),
+            remembered_version: 0,
+            gathers: Vec::new(),
+            transient: Vec::new(),
+            held: Vec::new(),
+            tickets: 0,
+            bytes: 0,
+            shard_full: false,
+        }
+    }
+
     /// Routes a message and queues it for the next [`Connection::flush`].
     ///
     /// Errors: `NotFound` (no such exchange), `Forbidden` (internal exchange), `TooLarge`, `Invalid` (key over
     /// 65,535 bytes), `Closed`. Permissions are the adapter's to check, by [`Connection::permit`].
     pub fn publish(&mut self, publish: &Publish<'_>) -> Result<Routed, BrokerError> {
-        let _ = publish;
-        todo!()
+        if self.state.is_closed() {
+            return Err(BrokerError::Closed);
+        }
+        let body_bytes = publish.body.iter().map(Bytes::len).sum::<usize>();
+        let max = self.engine.config.message_bytes_max;
+        if body_bytes as u64 > max {
+            return Err(BrokerError::TooLarge { bytes: body_bytes as u64, max });
+        }
+        if publish.routing_key.len() > usize::from(u16::MAX) {
+            return Err(BrokerError::Invalid("a routing key has at most 65,535 bytes".into()));
+        }
+        let head_bytes = publish.properties.len() + publish.routing_key.len();
+        if head_bytes > PAYLOAD_BYTES_MAX / 2 {
+            return Err(BrokerError::TooLarge { bytes: head_bytes as u64, max: PAYLOAD_BYTES_MAX as u64 / 2 });
+        }
+        let route = self.route(publish)?;
+        if route.is_empty() {
+            metrics::counter!("longshore_gateway_unroutable_total").increment(1);
+            return Ok(Routed::Unroutable);
+        }
+        self.send(publish, &route, body_bytes)?;
+        Ok(Routed::Queued)
+    }
+
+    fn route(&mut self, publish: &Publish<'_>) -> Result<Arc<Route>, BrokerError> {
+        let version = self.state.namespace.version();
+        if publish.more_keys.is_empty()
+            && let Some(route) = self.routes.get(version, publish.exchange, publish.routing_key)
+        {
+            return Ok(route);
+        }
+        if !publish.exchange.is_empty() {
+            let missing = || BrokerError::NotFound { what: "exchange", name: publish.exchange.to_owned() };
+            let exchange = self.state.namespace.exchange(publish.exchange).ok_or_else(missing)?;
+            if exchange.internal {
+                let words = format!("exchange '{}' is internal", publish.exchange);
+                return Err(BrokerError::Forbidden(words));
+            }
+        }
+        let input =
+            Input { key: publish.routing_key, more_keys: publish.more_keys, headers: publish.headers };
+        let missing = || BrokerError::NotFound { what: "exchange", name: publish.exchange.to_owned() };
+        let (route, cacheable, version) =
+            self.state.namespace.route(publish.exchange, &input).ok_or_else(missing)?;
+        let route = Arc::new(route);
+        if cacheable {
+            self.routes.put(version, publish.exchange, publish.routing_key, route.clone());
+        }
+        Ok(route)
+    }
+
+    /// One part per shard, one per transient queue that must be looked for first.
+    fn send(&mut self, publish: &Publish<'_>, route: &Route, body_bytes: usize) -> Result<(), BrokerError> {
+        let namespace = self.state.namespace.id;
+        let mut known: BTreeMap<ShardId, Vec<(Arc<str>, LogId)>> = BTreeMap::new();
+        let mut unknown: Vec<Arc<str>> = Vec::new();
+        for name in route.transient.iter().chain(&route.unknown) {
+            let log = self.engine.transients.log(namespace.0, name);
+            let is_held = self.engine.is_finding(namespace.0, name) || self.held.iter().any(|(n, _)| n == name);
+            match (log, self.engine.view.transient_shard(namespace, name)) {
+                (Some(log), Some(shard)) if !is_held => known.entry(shard).or_default().push((name.clone(), log)),
+                _ => unknown.push(name.clone()),
+            }
+        }
+        let durable_parts: usize = route.durable.iter().map(|(_, logs)| logs.len().div_ceil(TARGETS_MAX)).sum();
+        let parts = durable_parts + known.len() + unknown.len();
+        if !(known.is_empty() && unknown.is_empty()) && body_bytes > TRANSIENT_BYTES_MAX - (128 << 10) {
+            let max = (TRANSIENT_BYTES_MAX - (128 << 10)) as u64;
+            return Err(BrokerError::TooLarge { bytes: body_bytes as u64, max });
+        }
+        let fan = (parts > 1).then(|| Fan::new(parts as u32));
+        let message_bytes = body_bytes + publish.properties.len() + 256;
+        let ticket = PublishTicket {
+            connection: self.state.id,
+            channel: publish.channel,
+            token: publish.token,
+            report: publish.report,
+            bytes: u32::try_from(message_bytes).unwrap_or(u32::MAX),
+            fan,
+        };
+        self.tickets += parts as u64;
+        self.bytes += message_bytes * parts;
+        for (shard, logs) in &route.durable {
+            for targets in logs.chunks(TARGETS_MAX) {
+                self.append(publish, *shard, targets, body_bytes, ticket.part())?;
+            }
+        }
+        for (shard, targets) in known {
+            let logs: Vec<LogId> = targets.iter().map(|(_, log)| *log).collect();
+            let record = encode(publish, &logs)?;
+            self.transient.push((shard, targets, Held { record, ticket: ticket.part(), again: false }));
+        }
+        for name in unknown {
+            let record = encode(publish, &[LogId(0)])?;
+            self.held.push((name, Held { record, ticket: ticket.part(), again: false }));
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, shard: ShardId) -> &mut Handover {
+        let at = match self.gathers.iter().position(|gather| gather.shard == shard) {
+            Some(at) => at,
+            None => {
+                self.gathers.push(Gather { shard, handover: Handover::default() });
+                self.gathers.len() - 1
+            }
+        };
+        &mut self.gathers[at].handover
+    }
+
+    fn append(
+        &mut self,
+        publish: &Publish<'_>,
+        shard: ShardId,
+        targets: &[LogId],
+        body_bytes: usize,
+        ticket: PublishTicket,
+    ) -> Result<(), BrokerError> {
+        let session = self.engine.session;
+        let mut new = new_record(publish, targets);
+        let ticket = Ticket::Publish(ticket);
+        let invalid = |error: longshore_wire::DecodeError| BrokerError::Invalid(error.to_string());
+        if new.encoded_len(body_bytes) > INLINE_BYTES_MAX {
+            let id = self.engine.next_id();
+            new.flags |= flags::PARTS;
+            new.upload = id;
+            let mut last = Chunk::new(session);
+            last.append(None, &new, &[], ticket).map_err(invalid)?;
+            let body = publish.body.iter().filter(|slice| !slice.is_empty()).cloned().collect();
+            self.gather(shard).works.push(Work::Upload(Upload { id, body, last }));
+            return Ok(());
+        }
+        let works = &mut self.gather(shard).works;
+        if !matches!(works.last(), Some(Work::Chunk(chunk)) if chunk.bytes() < CHUNK_BYTES) {
+            works.push(Work::Chunk(Chunk::new(session)));
+        }
+        match works.last_mut() {
+            Some(Work::Chunk(chunk)) => chunk.append(None, &new, publish.body, ticket).map_err(invalid),
+            _ => Ok(()),
+        }
     }
 
     /// Settles a delivery at the next flush. Unknown and already settled ones are ignored by the storage tier.
     pub fn settle(&mut self, handle: &Handle, settlement: Settlement) {
-        let _ = (handle, settlement);
-        todo!()
+        let consumer = handle.tag.and_then(|tag| self.state.consumer(tag));
+        if consumer.as_ref().is_some_and(|consumer| consumer.positional) {
+            return;
+        }
+        let end = match settlement {
+            Settlement::Acked => End::Acked,
+            Settlement::Returned { counted } => End::Returned { counted },
+            Settlement::Dead(reason) => End::Dead(reason),
+        };
+        let id = consumer.map(|consumer| consumer.id);
+        self.gather(handle.shard).settles.push((*handle, id, end));
     }
 
     /// Lets a consumer have that many more messages and bytes (added to what it had), at the next flush.
     pub fn credit(&mut self, tag: ConsumerTag, messages: u64, bytes: u64) {
-        let _ = (tag, messages, bytes);
-        todo!()
+        let Some(consumer) = self.state.consumer(tag) else { return };
+        let credits = &mut self.gather(consumer.shard).credits;
+        match credits.iter_mut().find(|(id, ..)| *id == consumer.id) {
+            Some((_, m, b)) => {
+                *m = m.saturating_add(messages);
+                *b = b.saturating_add(bytes);
+            }
+            None => credits.push((consumer.id, messages, bytes)),
+        }
     }
 
     /// Hands over what was gathered. Call once per read burst, and before awaiting anything of [`Control`].
     pub fn flush(&mut self) -> Flow {
-        todo!()
+        if self.tickets > 0 {
+            metrics::counter!("longshore_gateway_publishes_total").increment(self.tickets);
+        }
+        self.state.submit(std::mem::take(&mut self.tickets), std::mem::take(&mut self.bytes));
+        let shard_max = self.engine.config.shard_pending_bytes_max;
+        self.shard_full = false;
+        for Gather { shard, handover } in self.gathers.drain(..) {
+            let shard = self.engine.shard(shard);
+            let settles = !handover.settles.is_empty();
+            let (full, tickets) = shard.hand_over(self.state.id, handover, shard_max);
+            debug_assert!(settles || tickets == 0);
+            self.state.submit(tickets, 0);
+            self.shard_full |= full;
+        }
+        for (shard, targets, held) in self.transient.drain(..) {
+            self.engine.send_transient(&self.state, shard, targets, held);
+        }
+        for (name, held) in self.held.drain(..) {
+            self.engine.find_and_send(&self.state.namespace, name, held);
+        }
+        if self.must_wait() { Flow::Wait } else { Flow::Open }
     }
 
-    /// Waits until the connection may send again after [`Flow::Wait`], and hands over what is still gathered;
-    /// returns at once if it may, or is closed. Cancel-safe.
-    pub async fn writable(&mut self) {
-        todo!()
+    fn must_wait(&self) -> bool {
+        let pending = self.state.pending_bytes.load(Ordering::Acquire);
+        !self.state.is_closed()
+            && (self.shard_full
+                || pending > self.engine.config.connection_pending_bytes_max
+                || !self.engine.lease.holds())
+    }
+
+    /// Waits until the connection may send again after [`Flow::Wait`]; returns at once if it may, or is closed.
+    /// Cancel-safe.
+    pub async fn writable(&self) {
+        if !self.must_wait() {
+            return;
+        }
+        let config = &self.engine.config;
+        loop {
+            let _ = tokio::time::timeout(LOOK_EVERY, self.state.progress.notified()).await;
+            let pending = self.state.pending_bytes.load(Ordering::Acquire);
+            // Go on at half the bound, so that a connection does not stop and go with every message.
+            let room = pending <= config.connection_pending_bytes_max / 2 && self.engine.lease.holds();
+            let shards_full = self.shard_full && self.engine.any_shard_over(config.shard_pending_bytes_max);
+            if self.state.is_closed() || (room && !shards_full) {
+                return;
+            }
+        }
     }
 
     /// Whether the user may do that with `name`, by its permissions as they are now. Cheap: cached by name.
     pub fn permit(&mut self, right: Right, name: &str) -> bool {
-        let _ = (right, name);
-        todo!()
+        let version = self.state.permissions_version.load(Ordering::Acquire);
+        if self.remembered_version != version {
+            self.remembered_version = version;
+            self.remembered.clear();
+        }
+        let state = &self.state;
+        self.remembered.permit(right, name, || state.permissions().permit(right, name))
     }
 
     /// The rare operations; clone it into tasks.
     pub fn control(&self) -> Control {
-        todo!()
+        Control::new(self.engine.clone(), self.state.clone())
     }
 
     /// Its id.
     pub fn id(&self) -> ConnectionId {
-        todo!()
+        self.state.id
     }
 }
 
-/// The events of one connection; for one task.
-#[derive(Debug)]
-pub struct EventReceiver {}
-
-impl EventReceiver {
-    /// The next event; `None` after [`Event::Close`] or once the connection was dropped. Cancel-safe.
-    pub async fn recv(&mut self) -> Option<Event> {
-        todo!()
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // What the client sent before it went is still sent: settlements count.
+        let _ = self.flush();
+        self.state.closed.store(true, Ordering::Release);
+        self.engine.remove_connection(&self.state);
     }
+}
 
-    /// An event that is there already.
-    pub fn try_recv(&mut self) -> Option<Event> {
-        todo!()
+fn new_record<'a>(publish: &'a Publish<'_>, targets: &'a [LogId]) -> NewRecord<'a> {
+    NewRecord {
+        form: publish.form,
+        flags: 0,
+        priority: publish.priority,
+        count: 1,
+        delay_ms: publish.delay_ms,
+        ttl_ms: publish.ttl_ms.unwrap_or(NO_TTL),
+        client_time_ms: publish.client_time_ms.unwrap_or(NO_CLIENT_TIME),
+        key_hash: publish.key_hash,
+        upload: 0,
+        targets,
+        routing_key: publish.routing_key,
+        properties: publish.properties,
     }
+}
+
+fn encode(publish: &Publish<'_>, targets: &[LogId]) -> Result<Bytes, BrokerError> {
+    let mut out = BytesMut::new();
+    new_record(publish, targets)
+        .encode(publish.body, &mut out)
+        .map_err(|error| BrokerError::Invalid(error.to_string()))?;
+    Ok(out.freeze())
 }

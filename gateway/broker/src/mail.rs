@@ -1,0 +1,46 @@
+//! What one frame of a storage node means for the connections, gathered, so that each is told once per frame.
+
+use crate::api::*;
+use crate::fan::PublishTicket;
+use std::collections::HashMap;
+
+/// For one connection.
+#[derive(Debug, Default)]
+pub(crate) struct Letter {
+    /// Fates of publishes.
+    pub published: Vec<Published>,
+    /// Messages.
+    pub deliveries: Vec<Delivery>,
+    /// Consumers that ended.
+    pub cancelled: Vec<ConsumerTag>,
+    /// How many of its tickets were resolved.
+    pub done: u64,
+    /// Bytes that are no longer pending.
+    pub bytes: usize,
+}
+
+/// For all.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    letters: HashMap<ConnectionId, Letter>,
+}
+
+impl Mail {
+    /// The letter to a connection.
+    pub fn to(&mut self, connection: ConnectionId) -> &mut Letter {
+        self.letters.entry(connection).or_default()
+    }
+
+    /// The fate of a publish, or of its part.
+    pub fn resolve(&mut self, ticket: &PublishTicket, result: PublishResult) {
+        let letter = self.to(ticket.connection);
+        letter.done += 1;
+        letter.bytes += ticket.bytes as usize;
+        letter.published.extend(ticket.resolve(result));
+    }
+
+    /// All letters, in no order.
+    pub fn into_letters(self) -> impl Iterator<Item = (ConnectionId, Letter)> {
+        self.letters.into_iter()
+    }
+}

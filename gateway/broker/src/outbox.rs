@@ -1,0 +1,95 @@
+//! What waits to be sent on one stream to a storage node; the stream takes it in frames.
+//!
+//! Bounded by its users: at most 32 batches a shard, publishes to transient queues by the connections' bounds.
+
+use futures_util::Stream;
+use longshore_proto::FRAME_BYTES_TARGET;
+use longshore_proto::v1::{GatewayFrame, GatewayItem, gateway_item::Item};
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+#[derive(Debug, Default)]
+struct Inner {
+    items: VecDeque<GatewayItem>,
+    waker: Option<Waker>,
+    closed: bool,
+}
+
+/// One stream's outgoing items.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    inner: Mutex<Inner>,
+}
+
+/// About how many bytes an item adds to a frame.
+fn size(item: &GatewayItem) -> usize {
+    32 + match &item.item {
+        Some(Item::Submit(submit)) => submit.batch.len(),
+        Some(Item::TransientAppend(append)) => append.record.len(),
+        Some(Item::Attach(attach)) => 16 * attach.held.len(),
+        Some(Item::Hold(hold)) => 16 * hold.held.len(),
+        Some(Item::TransientSettle(settle)) => 9 * (settle.acked.len() + settle.returned.len()),
+        Some(Item::TransientDeclare(declare)) => declare.name.len() + declare.arguments.len(),
+        _ => 0,
+    }
+}
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an item. After the stream ended it goes nowhere: whoever sent it hears of the lost link.
+    pub fn push(&self, item: GatewayItem) {
+        let waker = {
+            let mut inner = self.lock();
+            if inner.closed {
+                return;
+            }
+            inner.items.push_back(item);
+            inner.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Ends the stream.
+    pub fn close(&self) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.items.clear();
+        if let Some(waker) = inner.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The outgoing half of a stream: frames of what waits, up to about [`FRAME_BYTES_TARGET`] each.
+#[derive(Debug)]
+pub(crate) struct Frames(pub Arc<Outbox>);
+
+impl Stream for Frames {
+    type Item = GatewayFrame;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<GatewayFrame>> {
+        let mut inner = self.0.lock();
+        if inner.closed {
+            return Poll::Ready(None);
+        }
+        let mut frame = GatewayFrame { items: Vec::new() };
+        let mut bytes = 0;
+        while bytes < FRAME_BYTES_TARGET {
+            let Some(item) = inner.items.pop_front() else { break };
+            bytes += size(&item);
+            frame.items.push(item);
+        }
+        if frame.items.is_empty() {
+            inner.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(frame))
+    }
+}

@@ -1,0 +1,179 @@
+//! Requests to shards' leaders that carry a number, and who waits for their answers.
+
+use crate::api::*;
+use crate::engine::Engine;
+use crate::session::consumers::item;
+use longshore_proto::v1::{self, answer, gateway_item};
+use longshore_wire::{NodeId, ShardId};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// How long to wait before asking again whoever did not lead, or was busy.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// How often to look for a leader, beside being told of one.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// To most requests.
+    Answer(answer::Result),
+    /// To a get.
+    Got {
+        /// The message, if there was one.
+        delivery: Option<Delivery>,
+        /// Messages left.
+        ready: u64,
+    },
+    /// Ask again: not the leader, or the link was lost.
+    Again,
+}
+
+/// For whom a get is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GetFor {
+    pub connection: ConnectionId,
+    pub shard: ShardId,
+}
+
+#[derive(Debug)]
+struct Pending {
+    node: NodeId,
+    get: Option<GetFor>,
+    answer: oneshot::Sender<Reply>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    pending: HashMap<u64, Pending>,
+    /// Gets whose pieces are under way, by (log, offset): request, messages left.
+    open_gets: HashMap<(u64, u64), (u64, u64)>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    inner: Mutex<Inner>,
+}
+
+impl Requests {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn expect(&self, request: u64, node: NodeId, get: Option<GetFor>) -> oneshot::Receiver<Reply> {
+        let (answer, receiver) = oneshot::channel();
+        self.lock().pending.insert(request, Pending { node, get, answer });
+        receiver
+    }
+
+    fn forget(&self, request: u64) {
+        let mut inner = self.lock();
+        inner.pending.remove(&request);
+        inner.open_gets.retain(|_, (open, _)| *open != request);
+    }
+
+    /// An answer came.
+    pub fn resolve(&self, request: u64, reply: Reply) {
+        if let Some(pending) = self.lock().pending.remove(&request) {
+            let _ = pending.answer.send(reply);
+        }
+    }
+
+    /// The node does not lead the shard.
+    pub fn again(&self, request: u64) {
+        self.resolve(request, Reply::Again);
+    }
+
+    /// For whom a get is, if it still waits.
+    pub fn get_of(&self, request: u64) -> Option<GetFor> {
+        self.lock().pending.get(&request).and_then(|pending| pending.get)
+    }
+
+    /// A get's message comes in pieces.
+    pub fn open_get(&self, key: (u64, u64), request: u64, ready: u64) {
+        self.lock().open_gets.insert(key, (request, ready));
+    }
+
+    /// All pieces of a get's message are there.
+    pub fn take_open_get(&self, key: (u64, u64)) -> Option<(u64, u64)> {
+        self.lock().open_gets.remove(&key)
+    }
+
+    /// The stream to a node died with what was asked on it.
+    pub fn link_down(&self, node: NodeId) {
+        let lost: Vec<Pending> = {
+            let mut inner = self.lock();
+            inner.pending.extract_if(|_, pending| pending.node == node).map(|(_, pending)| pending).collect()
+        };
+        for pending in lost {
+            let _ = pending.answer.send(Reply::Again);
+        }
+    }
+
+    /// The session is over.
+    pub fn end(&self) {
+        self.lock().pending.clear();
+    }
+}
+
+impl Engine {
+    /// Asks the leader of a shard, again and again until it answers or the operation's time is over.
+    pub async fn ask(
+        &self,
+        shard: ShardId,
+        get: Option<GetFor>,
+        make: impl Fn(u64) -> gateway_item::Item,
+    ) -> Result<Reply, BrokerError> {
+        let deadline = Instant::now() + self.config.operation_timeout;
+        let late = BrokerError::Unavailable("no leader answered in time");
+        let shard = self.shard(shard);
+        while Instant::now() < deadline && !self.lease.is_lost() {
+            let (Some((_, node)), Some(outbox)) = shard.leader() else {
+                let look = deadline.min(Instant::now() + LOOK_EVERY);
+                let _ = tokio::time::timeout_at(look, shard.ready.notified()).await;
+                continue;
+            };
+            let request = self.next_id();
+            let answer = self.requests.expect(request, node, get);
+            outbox.push(item(make(request)));
+            match tokio::time::timeout_at(deadline, answer).await {
+                Ok(Ok(Reply::Again)) => tokio::time::sleep(AGAIN_AFTER).await,
+                Ok(Ok(Reply::Answer(answer::Result::Refused(reason)))) if is_busy(reason) => {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(_)) => return Err(BrokerError::Closed),
+                Err(_) => {
+                    self.requests.forget(request);
+                    return Err(late);
+                }
+            }
+        }
+        Err(late)
+    }
+
+    /// As [`Engine::ask`], for what is not a get; a refusal becomes an error about `queue`.
+    pub async fn ask_for(
+        &self,
+        shard: ShardId,
+        queue: &str,
+        make: impl Fn(u64) -> gateway_item::Item,
+    ) -> Result<answer::Result, BrokerError> {
+        match self.ask(shard, None, make).await? {
+            Reply::Answer(answer::Result::Refused(reason)) => {
+                let reason = v1::Refused::try_from(reason).unwrap_or(v1::Refused::Unspecified);
+                Err(crate::engine::refused(reason, queue))
+            }
+            Reply::Answer(result) => Ok(result),
+            Reply::Got { .. } | Reply::Again => Err(BrokerError::Unavailable("an answer of another kind")),
+        }
+    }
+}
+
+fn is_busy(reason: i32) -> bool {
+    reason == v1::Refused::Busy as i32 || reason == v1::Refused::Session as i32
+}
