@@ -108,7 +108,9 @@ pub(crate) fn encode(rows: &[Located]) -> Vec<u8> {
     for located in rows {
         let row = &located.row;
         let (flags, time) = (flags_of(row), row.time.0);
-        let since = |set: u64, value: u64| if flags & set != 0 { Some(zigzag(value.wrapping_sub(time))) } else { None };
+        let since = |set: u64, value: u64| {
+            if flags & set != 0 { Some(zigzag(value.wrapping_sub(time))) } else { None }
+        };
         columns.gap.push(row.offset.0.wrapping_sub(expected.offset));
         columns.count.push(u64::from(row.count));
         columns.flags.push(flags);
@@ -140,7 +142,7 @@ pub(crate) fn encode(rows: &[Located]) -> Vec<u8> {
     let mut out = vec![0, 0, 0, 0, VERSION];
     put_varint(rows.len() as u64, &mut out);
     // The first row's differences are from nothing: they stand apart, so that they do not widen the column.
-    for column in columns.from_nothing() {
+    for column in columns.differences() {
         put_column(&column[..column.len().min(1)], &mut out);
         put_column(&column[column.len().min(1)..], &mut out);
     }
@@ -153,7 +155,7 @@ pub(crate) fn encode(rows: &[Located]) -> Vec<u8> {
 }
 
 impl Columns {
-    fn from_nothing(&self) -> [&Vec<u64>; 5] {
+    fn differences(&self) -> [&Vec<u64>; 5] {
         [&self.gap, &self.index, &self.start, &self.position, &self.time]
     }
 
@@ -236,56 +238,93 @@ pub(crate) fn decode(log: LogId, bytes: &[u8]) -> Result<Vec<Located>, DecodeErr
     }
     let n = n as usize;
     let columns = Columns::take(&mut rest, n)?;
-    let mut client = columns.client.iter();
-    let mut due = columns.due.iter();
-    let mut expiry = columns.expiry.iter();
-    let mut key = columns.key.iter();
-    let mut parts = columns.parts.iter();
-    let mut pieces = columns.part_index.iter().zip(&columns.part_start).zip(&columns.part_len);
-    let mut rows = Vec::with_capacity(n);
+    let mut sparse = Sparse::of(&columns);
+    let mut rows: Vec<Located> = Vec::with_capacity(n);
     let mut expected = Expected::first();
     for i in 0..n {
-        let flags = columns.flags[i];
-        let time = expected.time.wrapping_add(unzigzag(columns.time[i]));
-        let since = |flag: u64, column: &mut std::slice::Iter<'_, u64>, otherwise: u64| match flags & flag {
-            0 => otherwise,
-            _ => column.next().map_or(otherwise, |value| time.wrapping_add(unzigzag(*value))),
-        };
-        let index = expected.index.wrapping_add(unzigzag(columns.index[i]));
-        let start = narrow(expected.start(index).wrapping_add(unzigzag(columns.start[i])))?;
-        let mut row = Row {
-            log,
-            offset: Offset(expected.offset.wrapping_add(columns.gap[i])),
-            count: narrow(columns.count[i])?,
-            time: LogTime(time),
-            client_time_ms: since(CLIENT_TIME, &mut client, NO_CLIENT_TIME as u64) as i64,
-            due: LogTime(since(DUE, &mut due, 0)),
-            expiry: LogTime(since(EXPIRY, &mut expiry, NEVER.0)),
-            priority: columns.priority[i] as u8,
-            key_hash: if flags & KEY != 0 { key.next().copied().unwrap_or(0) } else { 0 },
-            record: Source { index: Index(index), start, len: narrow(columns.len[i])? },
-            parts: Vec::new(),
-        };
-        if flags & PARTS != 0 {
-            let n = parts.next().copied().unwrap_or(0) as usize;
-            for ((piece, start), len) in pieces.by_ref().take(n) {
-                let index = Index(index.wrapping_add(unzigzag(*piece)));
-                row.parts.push(Source { index, start: narrow(*start)?, len: narrow(*len)? });
-            }
-        }
-        let located = Located {
-            term: Term(columns.term[i]),
-            position: expected.position.wrapping_add(unzigzag(columns.position[i])),
-            head: narrow(u64::from(start).wrapping_add(unzigzag(columns.head[i])))?,
-            row,
-        };
-        if located.row.count == 0 || located.row.offset.0 < expected.offset && i > 0 {
+        let located = columns.row(log, i, &expected, &mut sparse)?;
+        if located.row.count == 0 || i > 0 && located.row.offset.0 < expected.offset {
             return Err(DecodeError::Invalid("index block"));
         }
         expected = Expected::after(&located);
         rows.push(located);
     }
     Ok(rows)
+}
+
+type Values<'a> = std::slice::Iter<'a, u64>;
+
+/// The columns that only some rows have a value in.
+struct Sparse<'a> {
+    client: Values<'a>,
+    due: Values<'a>,
+    expiry: Values<'a>,
+    key: Values<'a>,
+    parts: Values<'a>,
+    part_index: Values<'a>,
+    part_start: Values<'a>,
+    part_len: Values<'a>,
+}
+
+impl<'a> Sparse<'a> {
+    fn of(columns: &'a Columns) -> Sparse<'a> {
+        Sparse {
+            client: columns.client.iter(),
+            due: columns.due.iter(),
+            expiry: columns.expiry.iter(),
+            key: columns.key.iter(),
+            parts: columns.parts.iter(),
+            part_index: columns.part_index.iter(),
+            part_start: columns.part_start.iter(),
+            part_len: columns.part_len.iter(),
+        }
+    }
+
+    fn part(&mut self, near: u64) -> Result<Source, DecodeError> {
+        let mut value = |column: fn(&mut Self) -> &mut Values<'a>| column(self).next().copied().unwrap_or(0);
+        let index = Index(near.wrapping_add(unzigzag(value(|s| &mut s.part_index))));
+        let (start, len) = (value(|s| &mut s.part_start), value(|s| &mut s.part_len));
+        Ok(Source { index, start: narrow(start)?, len: narrow(len)? })
+    }
+}
+
+impl Columns {
+    fn row(
+        &self,
+        log: LogId,
+        i: usize,
+        expected: &Expected,
+        sparse: &mut Sparse<'_>,
+    ) -> Result<Located, DecodeError> {
+        let flags = self.flags[i];
+        let time = expected.time.wrapping_add(unzigzag(self.time[i]));
+        let since = |flag: u64, column: &mut Values<'_>, otherwise: u64| match flags & flag {
+            0 => otherwise,
+            _ => column.next().map_or(otherwise, |value| time.wrapping_add(unzigzag(*value))),
+        };
+        let index = expected.index.wrapping_add(unzigzag(self.index[i]));
+        let start = narrow(expected.start(index).wrapping_add(unzigzag(self.start[i])))?;
+        let parts = if flags & PARTS != 0 { sparse.parts.next().copied().unwrap_or(0) } else { 0 };
+        let row = Row {
+            log,
+            offset: Offset(expected.offset.wrapping_add(self.gap[i])),
+            count: narrow(self.count[i])?,
+            time: LogTime(time),
+            client_time_ms: since(CLIENT_TIME, &mut sparse.client, NO_CLIENT_TIME as u64) as i64,
+            due: LogTime(since(DUE, &mut sparse.due, 0)),
+            expiry: LogTime(since(EXPIRY, &mut sparse.expiry, NEVER.0)),
+            priority: self.priority[i] as u8,
+            key_hash: if flags & KEY != 0 { sparse.key.next().copied().unwrap_or(0) } else { 0 },
+            record: Source { index: Index(index), start, len: narrow(self.len[i])? },
+            parts: (0..parts).map(|_| sparse.part(index)).collect::<Result<_, _>>()?,
+        };
+        Ok(Located {
+            term: Term(self.term[i]),
+            position: expected.position.wrapping_add(unzigzag(self.position[i])),
+            head: narrow(u64::from(start).wrapping_add(unzigzag(self.head[i])))?,
+            row,
+        })
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,8 @@ impl BlockCache {
         }
         while self.bytes > self.bytes_max {
             // A few hundred blocks: looking at each is cheaper than keeping them in order.
-            let Some(oldest) = self.blocks.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key) else {
+            let Some(oldest) = self.blocks.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
+            else {
                 return;
             };
             self.remove(oldest);

@@ -151,7 +151,8 @@ fn put_section(section: &Section, blocks: &[BlockRef], out: &mut Vec<u8>) {
             out.extend(encoded);
         }
     }
-    let of_section = blocks.get(section.blocks.start as usize..section.blocks.end as usize).unwrap_or_default();
+    let of_section =
+        blocks.get(section.blocks.start as usize..section.blocks.end as usize).unwrap_or_default();
     put_varint(of_section.len() as u64, out);
     let mut first = section.first;
     for block in of_section {
@@ -174,7 +175,9 @@ fn take_section(bytes: &mut &[u8], blocks: &mut Vec<BlockRef>) -> Result<Section
     *bytes = &bytes[held_len..];
     let held = match held_len {
         0 => None,
-        _ => Some(OffsetSet::decode(&mut Reader::new(Bytes::copy_from_slice(held_bytes), "index directory"))?),
+        _ => {
+            Some(OffsetSet::decode(&mut Reader::new(Bytes::copy_from_slice(held_bytes), "index directory"))?)
+        }
     };
     let start = blocks.len() as u32;
     let mut block_first = first;

@@ -4,9 +4,10 @@
 //! the store thread, on hearing that, lets the old copy go, and only a later job removes its file.
 
 use crate::directory::{self, Directory, IndexWriter};
+use crate::fetch::fetch;
 use crate::file::{FileKey, PendingRows};
 use crate::manifest::{Manifest, write_file};
-use crate::read::{Found, Io, ReadDone, Want, fetch, resolve};
+use crate::read::{Found, Io, ReadDone, Want, resolve};
 use crate::store_file::StoreWriter;
 use crate::types::{ReadError, RecordsError, SegmentId, StoreId};
 use bytes::Bytes;
@@ -121,12 +122,10 @@ impl Job {
     pub fn run(self) -> JobDone {
         let Job { io, manifest, work } = self;
         let done = match work {
-            Work::Index { files, upto } => {
-                match write_indexes(&io, files) {
-                    Ok(files) => Done::Index { files, upto },
-                    Err(error) => failed(What::Index, error),
-                }
-            }
+            Work::Index { files, upto } => match write_indexes(&io, files) {
+                Ok(files) => Done::Index { files, upto },
+                Err(error) => failed(What::Index, error),
+            },
             Work::Rewrite { wants, sources, store, guards } => {
                 let result = rewrite(&io, &manifest, wants, &sources, store);
                 drop(guards);
@@ -165,9 +164,11 @@ fn write_indexes(io: &Io, files: Vec<PendingFile>) -> Result<Vec<(FileKey, Direc
         let path = io.path(file.key);
         let temporary = format!("{path}.tmp");
         write_file(&*io.disk, &temporary, &[&header, &bytes])?;
-        io.disk
-            .rename(&temporary, &path)
-            .map_err(|error| RecordsError::Io { what: "rename", file: path, error })?;
+        io.disk.rename(&temporary, &path).map_err(|error| RecordsError::Io {
+            what: "rename",
+            file: path,
+            error,
+        })?;
         written.push((file.key, directory));
     }
     sync_dir(io)?;
@@ -291,7 +292,9 @@ fn remove(
     if forgotten.is_empty() {
         return Ok(());
     }
-    manifest.edit(|listed| forgotten.iter().for_each(|segment| {
-        listed.retired.remove(segment);
-    }))
+    manifest.edit(|listed| {
+        forgotten.iter().for_each(|segment| {
+            listed.retired.remove(segment);
+        })
+    })
 }

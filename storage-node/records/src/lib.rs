@@ -21,14 +21,15 @@
 //! | [`types`] | places, answers, configuration, errors |
 //! | `store` | [`Records`]: what is known of every file and log |
 //! | `liveness` | settled, dropped, live counts, which segment may go |
-//! | `lookup` | rows, reads, read-ahead, export |
+//! | `lookup` | rows, reads, read-ahead |
+//! | `snapshot` | missing, export, import, repair |
 //! | `maintain` | which job is due, and what a finished one changes |
 //! | `recover` | opening, and liveness from the state machine |
 //! | `set` | sets of offsets, a bit each |
 //! | `column`, `block`, `directory` | the index format, inner to outer |
-//! | `pending` | rows of segments whose index is not written yet |
+//! | `file`, `logs` | what memory holds of one file and of one log |
 //! | `store_file`, `manifest` | what rewriting and importing write |
-//! | `read`, `job` | what runs off the store thread |
+//! | `read`, `fetch`, `job` | what runs off the store thread |
 //! | `tail`, `cache` | bytes and blocks in memory |
 #![forbid(unsafe_code)]
 
@@ -36,6 +37,7 @@ mod block;
 mod cache;
 mod column;
 mod directory;
+mod fetch;
 mod file;
 mod job;
 mod liveness;
@@ -46,6 +48,7 @@ mod manifest;
 mod read;
 mod recover;
 mod set;
+mod snapshot;
 mod store;
 mod store_file;
 mod tail;
@@ -53,6 +56,6 @@ pub mod types;
 
 pub use job::{Job, JobDone, JobOutcome, What};
 pub use read::{ReadDone, ReadTask};
-pub(crate) use store::{is_part_log, part_key};
 pub use store::{Records, part_log};
+pub(crate) use store::{is_part_log, part_key};
 pub use types::*;

@@ -7,7 +7,7 @@ use crate::cache::Block;
 use crate::file::{Content, DataKey, FileKey};
 use crate::logs::{LogState, SectionRef};
 use crate::read::{Kind, ReadDone, ReadTask, Want, WantRows, resolve};
-use crate::store::{Records, is_part_log, part_key, part_log};
+use crate::store::{Records, part_key, part_log};
 use crate::types::{Answer, Lookup, Many, Parts, ReadError, StoredRecord};
 use bytes::Bytes;
 use longshore_wire::row::{Row, Source};
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Most offsets that one window of rows spans.
-const WINDOW_OFFSETS_MAX: u64 = 1 << 16;
+pub(crate) const WINDOW_OFFSETS_MAX: u64 = 1 << 16;
 /// A reader that skips no more than this many offsets counts as sequential.
 const SEQUENTIAL_GAP: u64 = 4096;
 
@@ -37,7 +37,7 @@ fn live_ranges(state: &LogState, first: u64, last: u64) -> Vec<OffsetRange> {
 
 impl Records {
     /// What a task needs of one section to find `ranges`.
-    fn want(&mut self, at: SectionRef, ranges: Vec<OffsetRange>, ahead: bool) -> Option<Want> {
+    pub(crate) fn want(&mut self, at: SectionRef, ranges: Vec<OffsetRange>, ahead: bool) -> Option<Want> {
         let file = self.files.get(&at.key)?;
         let section = file.sections.get(at.slot as usize)?;
         let (first, last) = (ranges.first()?.first.0, ranges.last()?.last.0);
@@ -86,7 +86,7 @@ impl Records {
     }
 
     /// The first live offset at or above `from` that is held, and the end of a window of about `rows` rows from there.
-    fn next_window(&self, log: LogId, from: u64, rows: usize) -> Option<(u64, u64)> {
+    pub(crate) fn next_window(&self, log: LogId, from: u64, rows: usize) -> Option<(u64, u64)> {
         let state = self.logs.get(&log)?;
         let mut at = state.next_live(from)?;
         loop {
@@ -125,7 +125,7 @@ impl Records {
         }
     }
 
-    fn task(&mut self, kind: Kind, wants: Vec<Want>) -> ReadTask {
+    pub(crate) fn task(&mut self, kind: Kind, wants: Vec<Want>) -> ReadTask {
         self.next_task += 1;
         let data: BTreeSet<DataKey> = wants.iter().map(|want| want.key.data()).collect();
         let guards = data.iter().filter_map(|data| self.guards.get(data).cloned()).collect();
@@ -139,7 +139,8 @@ impl Records {
         let Some(state) = self.logs.get(&log) else { return Lookup::Ready(Vec::new()) };
         let start = state.next_live(from.0).unwrap_or(u64::MAX);
         if self.tail.first_of(log).is_some_and(|first| first <= start) {
-            let live = |row: &&Row| state.next_live(row.offset.0.max(start)).is_some_and(|at| at < row.end().0);
+            let live =
+                |row: &&Row| state.next_live(row.offset.0.max(start)).is_some_and(|at| at < row.end().0);
             let rows = self.tail.rows_from(log, Offset(start)).filter(live).take(rows_max);
             return Lookup::Ready(rows.cloned().collect());
         }
@@ -164,7 +165,7 @@ impl Records {
     }
 
     /// Rows that are in memory already, with their records: the way of a fresh message from apply to a consumer.
-    fn from_memory(&mut self, log: LogId, offset: Offset, parts: Parts) -> Option<StoredRecord> {
+    fn in_memory(&mut self, log: LogId, offset: Offset, parts: Parts) -> Option<StoredRecord> {
         if let Some((row, record)) = self.tail.get(log, offset) {
             let row = row.clone();
             if row.parts.is_empty() || parts == Parts::None {
@@ -200,7 +201,7 @@ impl Records {
             if let Some(state) = self.logs.get_mut(log) {
                 expected = std::mem::replace(&mut state.next_read, offset.0.saturating_add(1));
             }
-            if let Some(record) = self.from_memory(*log, *offset, parts) {
+            if let Some(record) = self.in_memory(*log, *offset, parts) {
                 many.ready.push(record);
                 continue;
             }
@@ -273,31 +274,6 @@ impl Records {
         Lookup::Task(self.task(Kind::Pieces, wants))
     }
 
-    /// The live records of [from, until) in order, as many as fit into `read_bytes_max`, at least one. Ask again from the
-    /// last one's end; `Ready` without records means that there are no more.
-    pub fn export(&mut self, log: LogId, from: Offset, until: Offset, parts: Parts) -> Lookup<Vec<StoredRecord>> {
-        match self.next_window(log, from.0, crate::block::BLOCK_ROWS_MAX) {
-            Some((first, last)) if first < until.0 => {
-                let last = last.min(until.0 - 1);
-                let mut wants = self.window(log, first, last, false);
-                if parts == Parts::All {
-                    let of_records: Vec<(ShardId, u64)> = self
-                        .large
-                        .range((log, first)..=(log, last))
-                        .flat_map(|(_, large)| large.parts.iter().map(|part| (large.group, part_key(part))))
-                        .collect();
-                    for (group, key) in of_records {
-                        if let Some(at) = self.holder(part_log(group), key) {
-                            wants.extend(self.want(at, vec![OffsetRange::one(Offset(key))], false));
-                        }
-                    }
-                }
-                Lookup::Task(self.task(Kind::Records { parts: parts == Parts::All }, wants))
-            }
-            _ => Lookup::Ready(Vec::new()),
-        }
-    }
-
     /// Takes the result of a task: caches what is useful and hands out the answer.
     pub fn read_done(&mut self, done: ReadDone) -> Answer {
         for (key, number, block) in done.blocks {
@@ -339,62 +315,6 @@ impl Records {
             section.let_go(range.first.0, range.last.0);
             section.live = section.held_count().saturating_sub(state.dead_of(section));
         }
-    }
-
-    /// Which offsets of `ranges` this node does not hold: what a snapshot must still bring. Pieces of uploads are asked for
-    /// under [`crate::part_log`] and [`Records::missing_parts`].
-    pub fn missing(&self, log: LogId, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
-        let mut missing: Vec<OffsetRange> = Vec::new();
-        let mut push = |first: u64, last: u64| match missing.last_mut() {
-            Some(run) if run.last.0.checked_add(1) == Some(first) => run.last = Offset(last),
-            _ => missing.push(OffsetRange { first: Offset(first), last: Offset(last) }),
-        };
-        for range in ranges {
-            match self.logs.get(&log) {
-                None => push(range.first.0, range.last.0),
-                Some(state) => self.missing_in(state, range, &mut push),
-            }
-        }
-        missing
-    }
-
-    fn missing_in(&self, state: &LogState, range: &OffsetRange, push: &mut dyn FnMut(u64, u64)) {
-        let (mut at, last) = (range.first.0, range.last.0.min(u64::MAX - 1));
-        while at <= last {
-            if state.touching(at, at).next().is_none() {
-                let next = state.above(at).next().map_or(u64::MAX, |section| section.first);
-                push(at, last.min(next.saturating_sub(1)));
-                at = next;
-                continue;
-            }
-            let end = last.min(at.saturating_add(WINDOW_OFFSETS_MAX - 1));
-            let mut held = crate::set::OffsetSet::default();
-            for touching in state.touching(at, end) {
-                if let Some(section) = self.section(touching.key, touching.slot) {
-                    section.held_runs(at, end, &mut |a, b| held.insert(a, b, &mut |_, _| {}));
-                }
-            }
-            while let Some(absent) = held.next_absent(at).filter(|absent| *absent <= end) {
-                let to = held.next(absent).map_or(end, |held| end.min(held - 1));
-                push(absent, to);
-                at = to + 1;
-                if at > end {
-                    break;
-                }
-            }
-            at = end.saturating_add(1);
-        }
-    }
-
-    /// Which of these pieces this node does not hold.
-    pub fn missing_parts(&self, group: ShardId, parts: &[Source]) -> Vec<Source> {
-        let log = part_log(group);
-        parts.iter().filter(|part| !self.is_held(log, part_key(part))).copied().collect()
-    }
-
-    /// Whether this log holds pieces of bodies, not records.
-    pub fn is_part_log(log: LogId) -> bool {
-        is_part_log(log)
     }
 
     /// Clones the guard of a file for a job.

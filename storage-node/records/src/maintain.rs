@@ -4,11 +4,11 @@
 //! that came meanwhile are honoured, because live counts are computed against the dead sets of *that* moment.
 
 use crate::file::{Content, DataKey, FileKey, FileState};
-use crate::job::{Done, ImportRow, Job, JobDone, JobOutcome, PendingFile, What, Work, Written};
+use crate::job::{Done, Job, JobDone, JobOutcome, PendingFile, What, Work, Written};
 use crate::logs::LogState;
-use crate::read::{Want, is_record_of};
-use crate::store::{Records, part_row};
-use crate::types::{Import, ReadError, RecordsError, SegmentId, StoreId, StoredRecord};
+use crate::read::Want;
+use crate::store::Records;
+use crate::types::{ReadError, RecordsError, SegmentId, StoreId};
 use longshore_wire::{Index, LogId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ const SMALL_STORE_BYTES: u64 = 4 << 20;
 const SMALL_STORES_MAX: usize = 8;
 
 impl Records {
-    fn job(&mut self, work: Work) -> Job {
+    pub(crate) fn job(&mut self, work: Work) -> Job {
         let job = Job { io: self.io.clone(), manifest: self.manifest.clone(), work };
         self.running.insert(job.what());
         job
@@ -98,7 +98,9 @@ impl Records {
         let complete: BTreeSet<SegmentId> = self
             .segments
             .iter()
-            .filter(|(_, state)| state.sealed && state.last.iter().all(|(group, last)| applied(group) >= *last))
+            .filter(|(_, state)| {
+                state.sealed && state.last.iter().all(|(group, last)| applied(group) >= *last)
+            })
             .map(|(segment, _)| *segment)
             .collect();
         let keys: Vec<FileKey> = self
@@ -125,7 +127,13 @@ impl Records {
             let live: u64 = files().map(FileState::live_bytes).sum();
             let pointers: u64 = files().map(FileState::live).sum();
             let suspect = self.suspect.contains(&DataKey::Segment(*segment));
-            if state.retired && !state.replaced && written && pointers > 0 && few(live, state.bytes) && !suspect {
+            if state.retired
+                && !state.replaced
+                && written
+                && pointers > 0
+                && few(live, state.bytes)
+                && !suspect
+            {
                 sources.push((live, keys));
             }
         }
@@ -135,7 +143,9 @@ impl Records {
         });
         let (small, large): (Vec<_>, Vec<_>) = stores.partition(|(_, file)| file.bytes < SMALL_STORE_BYTES);
         let many = small.len() >= SMALL_STORES_MAX;
-        for (small, (key, file)) in small.into_iter().map(|s| (true, s)).chain(large.into_iter().map(|l| (false, l))) {
+        for (small, (key, file)) in
+            small.into_iter().map(|s| (true, s)).chain(large.into_iter().map(|l| (false, l)))
+        {
             let live = file.live_bytes();
             if file.live() == 0 || few(live, file.bytes) || small && many {
                 sources.push((live, vec![*key]));
@@ -275,31 +285,6 @@ impl Records {
         self.files.insert(key, FileState { sections, content, bytes: written.bytes });
     }
 
-    fn imported(&mut self, written: Written, replaces: bool) {
-        let key = FileKey::Store(written.store);
-        let bounds: Vec<(LogId, u64, u64)> =
-            written.directory.sections.iter().map(|s| (s.log, s.first, s.last)).collect();
-        self.add_store(written, true);
-        if !replaces {
-            return;
-        }
-        for (slot, (log, first, last)) in bounds.into_iter().enumerate() {
-            let mut runs = Vec::new();
-            if let Some(section) = self.section(key, slot as u32) {
-                section.held_runs(first, last, &mut |a, b| runs.push((a, b)));
-            }
-            let Some(state) = self.logs.get(&log) else { continue };
-            let others: Vec<_> = state.touching(first, last).filter(|at| at.key != key).collect();
-            for at in others {
-                self.suspect.remove(&at.key.data());
-                let Some(file) = self.files.get_mut(&at.key) else { continue };
-                let Some(old) = file.sections.get_mut(at.slot as usize) else { continue };
-                runs.iter().for_each(|(a, b)| old.let_go(*a, *b));
-                old.live = old.held_count().saturating_sub(state.dead_of(old));
-            }
-        }
-    }
-
     fn note_corrupt(&mut self, error: &ReadError) {
         match error {
             ReadError::Corrupt { log, offset, .. } => {
@@ -314,57 +299,6 @@ impl Records {
             }
             ReadError::Io { .. } => {}
         }
-    }
-
-    /// A job that stores what was fetched from a peer, beside what is held already (which is left out). When it is done,
-    /// the records are durable and readable. After a failure nothing was stored: fetch and import again.
-    ///
-    /// Errors: [`RecordsError::Mismatch`]: bytes do not fit their row or checksum; nothing is taken.
-    pub fn import(&mut self, batch: Vec<Import>) -> Result<Job, RecordsError> {
-        self.import_job(batch, false)
-    }
-
-    /// As [`Records::import`], for a record that a read found corrupt (or one of whose pieces was): what is held is replaced.
-    pub fn repair(&mut self, group: ShardId, stored: StoredRecord) -> Result<Job, RecordsError> {
-        self.import_job(vec![Import::Record { group, stored }], true)
-    }
-
-    fn import_job(&mut self, batch: Vec<Import>, replaces: bool) -> Result<Job, RecordsError> {
-        let mut rows = Vec::new();
-        let mut take = |held: bool, import: ImportRow| {
-            if replaces || !held {
-                rows.push(import);
-            }
-        };
-        for import in batch {
-            match import {
-                Import::Part { group, source, bytes } => {
-                    let row = part_row(group, source);
-                    if bytes.len() != source.len as usize {
-                        return Err(RecordsError::Mismatch { log: row.log, offset: row.offset });
-                    }
-                    take(self.is_held(row.log, row.offset.0), ImportRow { group, row, bytes });
-                }
-                Import::Record { group, stored } => {
-                    let StoredRecord { row, record, parts } = stored;
-                    let lengths = row.parts.iter().map(|part| part.len as usize);
-                    if !is_record_of(&record, &row) || !lengths.eq(parts.iter().map(bytes::Bytes::len)) {
-                        return Err(RecordsError::Mismatch { log: row.log, offset: row.offset });
-                    }
-                    for (part, bytes) in row.parts.iter().zip(parts) {
-                        let row = part_row(group, *part);
-                        take(self.is_held(row.log, row.offset.0), ImportRow { group, row, bytes });
-                    }
-                    if !row.parts.is_empty() {
-                        self.use_parts(group, &row);
-                    }
-                    take(self.is_held(row.log, row.offset.0), ImportRow { group, row, bytes: record });
-                }
-            }
-        }
-        self.next_store += 1;
-        let store = StoreId(self.next_store - 1);
-        Ok(self.job(Work::Import { rows, store, replaces }))
     }
 
     /// Wants of the live offsets that one file has of a log in [first, last].

@@ -13,9 +13,7 @@ use crate::manifest::{Listed, Manifest};
 use crate::read::Io;
 use crate::store::{Records, is_part_log, part_key, part_log};
 use crate::tail::Tail;
-use crate::types::{
-    Config, Damaged, LiveView, Opened, RecordsError, SegmentInfo, Segments, StoreId,
-};
+use crate::types::{Config, Damaged, LiveView, Opened, RecordsError, SegmentInfo, Segments, StoreId};
 use longshore_io::{Disk, OpenMode};
 use longshore_wire::{LogId, OffsetRange, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,13 +76,16 @@ impl Records {
     fn load_files(&mut self, listed: &Listed) -> Result<Opened, RecordsError> {
         let io = self.io.clone();
         // What a killed process renamed is here but not durable yet; its data is. From here on it counts.
-        io.disk
-            .sync_dir(&io.dir)
-            .map_err(|error| RecordsError::Io { what: "sync", file: io.dir.clone(), error })?;
-        let names = io
-            .disk
-            .list(&io.dir)
-            .map_err(|error| RecordsError::Io { what: "list", file: io.dir.clone(), error })?;
+        io.disk.sync_dir(&io.dir).map_err(|error| RecordsError::Io {
+            what: "sync",
+            file: io.dir.clone(),
+            error,
+        })?;
+        let names = io.disk.list(&io.dir).map_err(|error| RecordsError::Io {
+            what: "list",
+            file: io.dir.clone(),
+            error,
+        })?;
         let mut opened = Opened::default();
         let mut absent: BTreeSet<StoreId> = listed.stores.clone();
         for name in names {
@@ -194,17 +195,18 @@ impl Records {
             self.logs.iter().filter(|(_, state)| state.group == group).map(|(log, _)| *log).collect();
         for log in logs {
             if is_part_log(log) {
-                self.reset_dead(log, 0, &mut |_| ());
+                self.reset_dead(log, 0, |_| ());
                 continue;
             }
             match view.first(log) {
                 Some(first) => {
-                    self.reset_dead(log, first.0, &mut |bury| view.dead(log, bury));
+                    self.reset_dead(log, first.0, |bury| view.dead(log, bury));
                 }
                 None => {
                     let newer = self.logs.get(&log).is_some_and(|state| {
                         state.sections().iter().any(|at| {
-                            self.section(at.key, at.slot).is_some_and(|section| section.index_last > applied.0)
+                            self.section(at.key, at.slot)
+                                .is_some_and(|section| section.index_last > applied.0)
                         })
                     });
                     if !newer {
@@ -217,7 +219,7 @@ impl Records {
         self.uploads_from(group, view.uploads_from());
     }
 
-    fn reset_dead(&mut self, log: LogId, first: u64, fill: &mut dyn FnMut(&mut dyn FnMut(OffsetRange))) {
+    fn reset_dead(&mut self, log: LogId, first: u64, fill: impl FnOnce(&mut dyn FnMut(OffsetRange))) {
         let Some(state) = self.logs.get_mut(&log) else { return };
         let reach = state.reach();
         state.floor = first;

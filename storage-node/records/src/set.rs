@@ -124,14 +124,15 @@ fn each_run(words: &[u64], first: usize, last: usize, run: &mut dyn FnMut(usize,
 }
 
 fn fill(words: &mut [u64], first: usize, last: usize, value: bool) {
-    for word in first / 64..=last / 64 {
-        let low = if word == first / 64 { first % 64 } else { 0 };
-        let high = if word == last / 64 { last % 64 } else { 63 };
+    let touched = words.iter_mut().enumerate().take(last / 64 + 1).skip(first / 64);
+    for (at, word) in touched {
+        let low = if at == first / 64 { first % 64 } else { 0 };
+        let high = if at == last / 64 { last % 64 } else { 63 };
         let mask = (u64::MAX >> (63 - (high - low))) << low;
         if value {
-            words[word] |= mask;
+            *word |= mask;
         } else {
-            words[word] &= !mask;
+            *word &= !mask;
         }
     }
 }
@@ -209,8 +210,7 @@ impl OffsetSet {
             self.chunks.range(first >> CHUNK_BITS..=last >> CHUNK_BITS).map(|(number, _)| *number).collect();
         for number in numbers {
             let base = number << CHUNK_BITS;
-            let (from, to) =
-                (first.saturating_sub(base) as usize, (last - base).min(CHUNK_LEN - 1) as usize);
+            let (from, to) = (first.saturating_sub(base) as usize, (last - base).min(CHUNK_LEN - 1) as usize);
             let Some(chunk) = self.chunks.remove(&number) else { continue };
             let mut words = chunk.to_bits();
             fill(&mut words, from, to, false);
@@ -225,8 +225,9 @@ impl OffsetSet {
         if let Some(clear) = self.next_absent(floor) {
             floor = clear;
         }
-        let rest = self.chunks.split_off(&(floor >> CHUNK_BITS));
-        self.chunks = rest;
+        while self.chunks.first_key_value().is_some_and(|(number, _)| *number < floor >> CHUNK_BITS) {
+            self.chunks.pop_first();
+        }
         floor
     }
 
@@ -289,8 +290,7 @@ impl OffsetSet {
         }
         for (number, chunk) in self.chunks.range(first >> CHUNK_BITS..=last >> CHUNK_BITS) {
             let base = number << CHUNK_BITS;
-            let (from, to) =
-                (first.saturating_sub(base) as usize, (last - base).min(CHUNK_LEN - 1) as usize);
+            let (from, to) = (first.saturating_sub(base) as usize, (last - base).min(CHUNK_LEN - 1) as usize);
             chunk.runs(from, to, &mut |a, b| run(base + a as u64, base + b as u64));
         }
     }

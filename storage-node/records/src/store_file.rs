@@ -159,9 +159,11 @@ impl StoreWriter {
         let base = self.written + self.buffer.len() as u64;
         let (bytes, directory) = std::mem::take(&mut self.index).finish(base);
         self.write(&bytes)?;
-        self.file
-            .sync_data()
-            .map_err(|error| RecordsError::Io { what: "sync", file: self.path.clone(), error })?;
+        self.file.sync_data().map_err(|error| RecordsError::Io {
+            what: "sync",
+            file: self.path.clone(),
+            error,
+        })?;
         Ok((directory, self.written))
     }
 }

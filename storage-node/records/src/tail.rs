@@ -116,9 +116,8 @@ impl Tail {
     /// The rows of `log` from `from` on, in order.
     pub fn rows_from(&self, log: LogId, from: Offset) -> impl Iterator<Item = &Row> + '_ {
         let of_log = self.logs.get(&log);
-        let start = of_log.map_or(0, |of_log| {
-            of_log.partition_point(|(first, _)| *first <= from.0).saturating_sub(1)
-        });
+        let start = of_log
+            .map_or(0, |of_log| of_log.partition_point(|(first, _)| *first <= from.0).saturating_sub(1));
         of_log
             .into_iter()
             .flat_map(move |of_log| of_log.range(start.min(of_log.len())..))

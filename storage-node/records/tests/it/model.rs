@@ -1,8 +1,8 @@
 //! The record store against a simple model: appends (shared, in parts), settlements, drops, flushes, checkpoints, rewrites,
 //! crashes at any step of a job and at any other time, reopening with entries applied again.
 
-mod common;
-use common::*;
+use crate::common::*;
+use longshore_io::sim::SimDisk;
 use longshore_records::*;
 use longshore_wire::*;
 use proptest::prelude::*;
@@ -63,7 +63,7 @@ struct State {
 }
 
 struct World {
-    disk: MemDisk,
+    disk: SimDisk,
     log: Arc<FakeLog>,
     records: Records,
     state: State,
@@ -77,7 +77,7 @@ struct World {
     reached: BTreeMap<String, u64>,
 }
 
-fn open(disk: &MemDisk, log: &Arc<FakeLog>, existing: &[SegmentInfo]) -> Records {
+fn open(disk: &SimDisk, log: &Arc<FakeLog>, existing: &[SegmentInfo]) -> Records {
     let (records, opened) = Records::open(Arc::new(disk.clone()), log.clone(), small(), existing).unwrap();
     assert_eq!(opened, Opened::default());
     records
@@ -85,7 +85,7 @@ fn open(disk: &MemDisk, log: &Arc<FakeLog>, existing: &[SegmentInfo]) -> Records
 
 impl World {
     fn new() -> World {
-        let (disk, log) = (MemDisk::default(), Arc::new(FakeLog::default()));
+        let (disk, log) = (SimDisk::new(1), Arc::new(FakeLog::default()));
         let records = open(&disk, &log, &[]);
         let (state, checkpoint) = (State::default(), State::default());
         World {
@@ -116,7 +116,11 @@ impl World {
             self.records.segment_sealed(&SegmentInfo { id, bytes, sealed: true, retired: false, last });
             self.segment += 1;
         }
-        self.log.append(SegmentId(self.segment), EntryKey { group: GROUP, index: Index(index), term: Term(2) }, data)
+        self.log.append(
+            SegmentId(self.segment),
+            EntryKey { group: GROUP, index: Index(index), term: Term(2) },
+            data,
+        )
     }
 
     fn apply(&mut self, entry: Entry) {
@@ -233,7 +237,12 @@ impl World {
     }
 
     fn restart(&mut self, lucky: bool) {
-        self.disk.crash(lucky);
+        // A killed process leaves what it wrote; a power loss leaves an arbitrary part of what was not synced.
+        if lucky && !self.disk.is_down() {
+            self.disk.restart();
+        } else {
+            self.disk.crash(self.state.applied ^ self.segment << 32);
+        }
         let existing: Vec<SegmentInfo> = self
             .log
             .ids()
@@ -242,7 +251,13 @@ impl World {
                 let last = self.sealed.get(&id);
                 let retired = last.is_some_and(|last| *last <= self.checkpoint.applied);
                 let last_known = last.map(|last| (GROUP, Index(*last))).into_iter().collect();
-                SegmentInfo { id, bytes: self.log.size(id), sealed: last.is_some(), retired, last: last_known }
+                SegmentInfo {
+                    id,
+                    bytes: self.log.size(id),
+                    sealed: last.is_some(),
+                    retired,
+                    last: last_known,
+                }
             })
             .collect();
         self.records = open(&self.disk, &self.log, &existing);
@@ -276,13 +291,12 @@ impl World {
 
     fn crash_in_job(&mut self, step: u8, lucky: bool) {
         let Some(job) = self.records.next_job().or_else(|| self.records.flush()) else { return };
-        self.disk.stop_after(Some(u64::from(step % 10)));
+        self.disk.crash_at_change(u64::from(step % 12), step & 0x40 != 0);
         let what = format!("{:?} interrupted", job.what());
         let done = job.run();
-        if self.disk.is_off() {
+        if self.disk.is_down() {
             *self.reached.entry(what).or_default() += 1;
         }
-        self.disk.stop_after(None);
         if step & 0x80 != 0 {
             // The store thread heard of it, and let the segments go, before the lights went out.
             if !matches!(self.records.job_done(done), JobOutcome::Failed(..)) {
@@ -359,7 +373,7 @@ fn scenario(ops: Vec<Op>) -> World {
     settle_down(&mut world.records);
     assert_eq!(world.records.garbage().live_pointers, 0);
     assert!(world.log.ids().into_iter().all(|id| id.0 == world.segment));
-    assert!(world.disk.names().iter().all(|name| !name.ends_with(".store")));
+    assert!(names(&world.disk).iter().all(|name| !name.ends_with(".store")));
     world
 }
 

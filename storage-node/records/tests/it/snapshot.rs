@@ -1,14 +1,14 @@
 //! Snapshots: what is missing, export on one node, import on another, pins, and starting again from what was fetched.
 
-mod common;
-use common::*;
+use crate::common::*;
+use longshore_io::sim::SimDisk;
 use longshore_records::*;
 use longshore_wire::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-fn node(config: Config) -> (MemDisk, Arc<FakeLog>, Records) {
-    let (disk, log) = (MemDisk::default(), Arc::new(FakeLog::default()));
+fn node(config: Config) -> (SimDisk, Arc<FakeLog>, Records) {
+    let (disk, log) = (SimDisk::new(1), Arc::new(FakeLog::default()));
     let (records, _) = Records::open(Arc::new(disk.clone()), log.clone(), config, &[]).unwrap();
     (disk, log, records)
 }
@@ -85,7 +85,7 @@ fn a_receiver_fetches_only_what_is_missing_and_keeps_it_over_a_crash() {
     import(&mut receiver, &first);
     assert_eq!(receiver.missing(LogId(1), &live), [range(100, 200)]);
 
-    disk.crash(false);
+    disk.crash(1);
     let (mut receiver, opened) = Records::open(Arc::new(disk.clone()), log, small(), &[]).unwrap();
     assert_eq!(opened, Opened::default());
     // The state here is still empty: what was fetched is newer than it, and stays.
@@ -138,8 +138,8 @@ fn a_shared_body_is_copied_once() {
     let alone: usize = both.iter().map(StoredRecord::bytes).sum();
     both.extend(second.clone());
     import(&mut receiver, &both);
-    let name = disk.names().into_iter().find(|name| name.ends_with(".store")).unwrap();
-    let size = disk.bytes_of(&name).len();
+    let name = names(&disk).into_iter().find(|name| name.ends_with(".store")).unwrap();
+    let size = disk.content(&name).unwrap().len();
     assert!(size < alone + 200 * 52 + second.len() * 16 + 3_000, "{size} bytes for {alone} of bodies");
     assert_eq!(export(&mut receiver, LogId(2), 0, 200), second);
 }
@@ -174,15 +174,15 @@ fn a_damaged_index_file_is_reported_and_its_records_are_missing() {
     assert_eq!(records.rows_durable(GROUP), Index(0));
     flush(&mut records);
     assert_eq!(records.rows_durable(GROUP), Index(1));
-    let name = disk.names().into_iter().find(|name| name.ends_with(".index")).unwrap();
-    let last = disk.bytes_of(&name).len() - 40;
-    disk.flip(&name, last);
+    let name = names(&disk).into_iter().find(|name| name.ends_with(".index")).unwrap();
+    let last = disk.content(&name).unwrap().len() - 40;
+    assert!(disk.flip(&name, last as u64, 2));
     let info = SegmentInfo { id: SegmentId(1), bytes: 1, sealed: true, retired: false, last: Vec::new() };
     let (records, opened) = Records::open(Arc::new(disk.clone()), log, small(), &[info]).unwrap();
     assert_eq!(opened.damaged, [Damaged { file: name, segment: Some(SegmentId(1)) }]);
     assert_eq!(records.missing(LogId(1), &[range(0, 1)]), [range(0, 1)]);
 
-    disk.flip("records/manifest", 6);
+    assert!(disk.flip("records/manifest", 6, 2));
     let log = Arc::new(FakeLog::default());
     let error = Records::open(Arc::new(disk), log, small(), &[]).unwrap_err();
     assert!(matches!(error, RecordsError::Manifest { .. }), "{error}");

@@ -1,7 +1,7 @@
 //! Reading: from the tail, by coalesced tasks, ahead of a sequential reader; and what is corrupt is never delivered.
 
-mod common;
-use common::*;
+use crate::common::*;
+use longshore_io::sim::SimDisk;
 use longshore_records::*;
 use longshore_wire::*;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 const LOG: LogId = LogId(1);
 
 struct Node {
-    disk: MemDisk,
+    disk: SimDisk,
     log: Arc<FakeLog>,
     records: Records,
     next: BTreeMap<LogId, u64>,
@@ -20,7 +20,7 @@ struct Node {
 
 impl Node {
     fn new(config: Config) -> Node {
-        let (disk, log) = (MemDisk::default(), Arc::new(FakeLog::default()));
+        let (disk, log) = (SimDisk::new(1), Arc::new(FakeLog::default()));
         let (records, _) = Records::open(Arc::new(disk.clone()), log.clone(), config, &[]).unwrap();
         Node { disk, log, records, next: BTreeMap::new(), index: 0, places: Vec::new() }
     }
@@ -69,8 +69,12 @@ impl Node {
 fn a_recent_record_is_the_very_bytes_that_were_applied() {
     let mut node = Node::new(Config::default());
     node.fill(1, 4, 100);
-    let Lookup::Ready(stored) = node.records.read(LOG, Offset(2), Parts::All) else { panic!("not in the tail") };
-    let Lookup::Ready(again) = node.records.read(LOG, Offset(2), Parts::All) else { panic!("not in the tail") };
+    let Lookup::Ready(stored) = node.records.read(LOG, Offset(2), Parts::All) else {
+        panic!("not in the tail")
+    };
+    let Lookup::Ready(again) = node.records.read(LOG, Offset(2), Parts::All) else {
+        panic!("not in the tail")
+    };
     assert_eq!(stored.record.as_ptr(), again.record.as_ptr());
     assert_eq!(stored.row, node.places[0].1[2]);
     assert_eq!(node.log.reads.lock().unwrap().0, 0);
@@ -211,8 +215,8 @@ fn a_damaged_index_block_makes_its_offsets_missing_and_an_import_brings_them_bac
     let held: Vec<StoredRecord> =
         (0..800).map(|at| read(&mut node.records, LOG, at).unwrap().unwrap()).collect();
     flush(&mut node.records);
-    let name = node.disk.names().into_iter().find(|name| name.ends_with(".index")).unwrap();
-    node.disk.flip(&name, 60);
+    let name = names(&node.disk).into_iter().find(|name| name.ends_with(".index")).unwrap();
+    assert!(node.disk.flip(&name, 60, 2));
     let Lookup::Task(task) = node.records.rows(LOG, Offset(0), 10) else { panic!("not by a task") };
     let answer = node.records.read_done(task.run());
     assert!(matches!(answer.failed[..], [ReadError::CorruptIndex { log: LOG, .. }]), "{:?}", answer.failed);
