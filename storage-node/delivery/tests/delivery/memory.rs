@@ -2,14 +2,12 @@
 
 use crate::support::{Publish, World, record};
 use bytes::{Bytes, BytesMut};
-use longshore_delivery::{
-    Action, Attach, Config, ConsumerKey, Message, Mode, QueueId, TransientDeclare,
-};
+use longshore_delivery::{Action, Attach, Config, ConsumerKey, Message, Mode, QueueId, TransientDeclare};
 use longshore_wire::record::Record;
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{CursorId, LogId, NamespaceId, Offset, SessionId};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -40,6 +38,7 @@ struct Model {
     sent: u64,
     settled: u64,
     out: BTreeMap<Offset, ConsumerKey>,
+    attached: BTreeSet<u8>,
 }
 
 /// One consumer for each session, of the same number.
@@ -61,7 +60,7 @@ impl Model {
             single_active: false,
         };
         let made = world.delivery.transient_declare(world.now, (SessionId(1), 1), declare).unwrap();
-        Model { world, log: made.log, sent: 0, settled: 0, out: BTreeMap::new() }
+        Model { world, log: made.log, sent: 0, settled: 0, out: BTreeMap::new(), attached: BTreeSet::new() }
     }
 
     fn pump(&mut self) {
@@ -102,7 +101,8 @@ impl Model {
             Step::Attach(who, credit) => self.attach(who, u64::from(credit)),
             Step::Detach(who, keep) => {
                 self.world.delivery.detach(now, key(who), keep);
-                if !keep {
+                // A consumer that ended before owes its settlements one by one.
+                if self.attached.remove(&who) && !keep {
                     self.out.retain(|_, to| *to != key(who));
                 }
             }
@@ -113,6 +113,7 @@ impl Model {
                 self.world.delivery.get(SessionId(1), 1, queue, &self.world.shard);
             }
             Step::Close(who) => {
+                self.attached.remove(&who);
                 self.world.delivery.session_gone(now, key(who).session);
                 self.out.retain(|_, to| to.session != key(who).session);
             }
@@ -143,6 +144,7 @@ impl Model {
             lease_ms: None,
             held: vec![],
         };
+        self.attached.insert(who);
         self.out.retain(|_, to| *to != key(who));
         self.world.delivery.attach(self.world.now, attached, &self.world.shard);
     }
