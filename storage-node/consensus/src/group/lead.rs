@@ -43,6 +43,12 @@ impl Group {
                 }
             }
             Duty::Serve => {
+                if let Some(home) = self.asked_home.take() {
+                    let heir = self.members().voters.iter().copied().find(|id| id.node() == home);
+                    if heir.is_some_and(|heir| self.hand_over(heir, turn)) {
+                        return;
+                    }
+                }
                 self.drive_membership(turn);
                 self.balance(turn);
             }
@@ -92,6 +98,13 @@ impl Group {
         self.transferring = self.raw.raft.lead_transferee.map(ReplicaId);
         self.after_step(turn);
         self.raw.raft.state == StateRole::Leader && self.transferring.is_some()
+    }
+
+    /// Does what [`crate::Store::transfer`] asked for, unless something else is being handed over.
+    pub(crate) fn hand_over_asked(&mut self, turn: &mut Turn<'_>) {
+        if let Some(to) = self.asked.take() {
+            self.hand_over(to, turn);
+        }
     }
 
     fn lags_at_most(&self, id: ReplicaId, entries: u64) -> bool {

@@ -25,7 +25,7 @@ use crate::mutations::{self, Mutation};
 use crate::rng::Rng;
 use crate::storage::GroupStorage;
 use longshore_io::Mono;
-use longshore_wire::{Index, ReplicaId, ShardId, Term};
+use longshore_wire::{Index, NodeId, ReplicaId, ShardId, Term};
 use raft::eraftpb::Entry;
 use raft::{RawNode, StateRole};
 use snapshot::Incoming;
@@ -86,8 +86,12 @@ pub(crate) struct Group {
     /// The entry that made the current membership.
     members_at: Index,
     wanted: Vec<Replica>,
+    /// Whom an administrator wants to lead.
+    asked: Option<ReplicaId>,
     transferring: Option<ReplicaId>,
     calm_ticks: u64,
+    /// Where an administrator wants the leadership; tried once.
+    pub(crate) asked_home: Option<NodeId>,
     incoming: Option<Incoming>,
     /// Receivers that have their bodies, since when; Raft's own acknowledgement should have come.
     delivered: Vec<(ReplicaId, Mono)>,
@@ -96,6 +100,8 @@ pub(crate) struct Group {
     installing: Option<(u64, crate::api::SnapshotMeta)>,
     /// Entries that a broken build applied too early; 0 in a sound one.
     applied_early: u64,
+    /// The machine has not been told of role and members yet.
+    fresh: bool,
     stopped: bool,
 }
 
@@ -132,13 +138,16 @@ impl Group {
             floor: Index(0),
             members_at: begin.members_at,
             wanted: Vec::new(),
+            asked: None,
             transferring: None,
             calm_ticks: 0,
+            asked_home: None,
             incoming: None,
             delivered: Vec::new(),
             failed: Vec::new(),
             installing: None,
             applied_early: 0,
+            fresh: true,
             stopped: false,
         };
         group.draw_timeout(config);
@@ -171,6 +180,10 @@ impl Group {
 
     pub(crate) fn want(&mut self, wanted: &[Replica]) {
         self.wanted = wanted.to_vec();
+    }
+
+    pub(crate) fn ask_transfer(&mut self, to: ReplicaId) {
+        self.asked = Some(to);
     }
 
     /// When this leader must stop delivering; `None` if it may not at all.
@@ -219,9 +232,12 @@ impl Group {
             let known = raft.leader_id != 0 && raft.leader_id != self.me.0;
             Role::Follower { term, leader: known.then_some(ReplicaId(raft.leader_id)) }
         };
-        if role != self.role {
+        if role != self.role || self.fresh {
             self.role = role;
             turn.machine.role_changed(self.id, role);
+        }
+        if std::mem::take(&mut self.fresh) {
+            turn.machine.membership_changed(self.id, self.raw.store().members());
         }
     }
 

@@ -67,7 +67,7 @@ impl Store {
     }
 
     /// Makes the first replica `me` of a new group, as all of `voters` do in the same way. Durable with the next
-    /// turn's write. Only for forming a cluster or placing a new shard: never for a replica that existed before.
+    /// turn's write; the machine begins empty at [`BOOTSTRAP_INDEX`]. Only for forming a cluster or placing a new shard: never for a replica that existed before.
     pub fn bootstrap(
         &mut self,
         group: ShardId,
@@ -278,6 +278,15 @@ impl Store {
         }
     }
 
+    /// Hands the group's leadership to another voter, in the next turn, if this node leads it and no other hand-over is under
+    /// way. Delivery stops before the hand-over begins; it may come to nothing.
+    pub fn transfer(&mut self, group: ShardId, to: ReplicaId) {
+        if let Some(found) = self.groups.get_mut(&group) {
+            found.ask_transfer(to);
+            self.dirty.insert(group);
+        }
+    }
+
     /// Hands over every leadership, now and from now on; for an orderly stop. Takes effect in the following turns, until
     /// [`Store::leads`] is 0 or the caller's patience ends.
     pub fn transfer_all(&mut self) {
@@ -286,6 +295,28 @@ impl Store {
             // Once: ticks that come too early would shorten election timeouts, and with them the margin of leases.
             self.next_tick = Mono(0);
         }
+    }
+
+    /// Hands the leadership of a group to a node, at the next tick, if it can take it.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotLeader`], [`ProposeError::UnknownGroup`]; and [`ProposeError::Busy`] if no voter lives there.
+    pub fn transfer(&mut self, group: ShardId, to: NodeId) -> Result<(), ProposeError> {
+        let found = self.groups.get_mut(&group).ok_or(ProposeError::UnknownGroup)?;
+        match found.role() {
+            Role::Leader { .. } if found.members().voters.iter().any(|id| id.node() == to) => {
+                found.asked_home = Some(to);
+                Ok(())
+            }
+            Role::Leader { .. } => Err(ProposeError::Busy),
+            Role::Follower { term, leader } => Err(ProposeError::NotLeader { term, leader }),
+        }
+    }
+
+    /// The members of a group as this node's log has them, also of one that is not open; `None` if it has none.
+    pub fn stored_membership(&self, group: ShardId) -> Option<Membership> {
+        let (_, members) = decode_conf(self.log.conf(group)?).ok()?;
+        if members == Membership::default() { None } else { Some(members) }
     }
 
     /// How many groups this node leads.

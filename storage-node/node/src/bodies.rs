@@ -1,0 +1,224 @@
+//! Reading records: bodies for deliveries, rows for delivery's windows, exports for peers; and repairing what this
+//! node's disk has damaged from a peer.
+//!
+//! Each read that needs the disk becomes a task with a number; what it was for is kept here until it is done.
+
+use crate::host::Host;
+use crate::io::{FetchSend, LinkId, Output, Reply, Task, Ticket};
+use longshore_delivery::LoadId;
+use longshore_proto::v1::{self, FetchReply, FetchedRecord};
+use longshore_records::{Answer, Import, Lookup, Parts, ReadDone, ReadError, ReadTask, StoredRecord};
+use longshore_wire::row::Row;
+use longshore_wire::{LogId, LogTime, Offset, Reader, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Repairs from peers that may be under way.
+const REPAIRS_MAX: usize = 64;
+/// Rows looked at in one step of a search by time.
+const FIND_ROWS: usize = 512;
+
+/// What a read is for.
+#[derive(Debug)]
+enum Purpose {
+    Rows { shard: ShardId, load: LoadId },
+    FindTime { shard: ShardId, load: LoadId, log: LogId, time: LogTime },
+    Bodies { link: LinkId, log: LogId },
+    Export { ticket: Ticket, until: Offset, log: LogId },
+}
+
+/// Reads that are under way.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    purposes: BTreeMap<u64, Purpose>,
+    /// Records that are being fetched because this node's copy is damaged, with the queues that wait for them.
+    repairs: BTreeMap<(LogId, Offset), BTreeSet<(LinkId, LogId)>>,
+}
+
+impl Host {
+    fn read(&mut self, purpose: Purpose, task: ReadTask, out: &mut Output) {
+        self.reads.purposes.insert(task.id(), purpose);
+        out.tasks.push(Task::ReadRecords(task));
+    }
+
+    /// Rows for a window of delivery.
+    pub(crate) fn load_rows(&mut self, shard: ShardId, load: LoadId, log: LogId, from: Offset, max: u32, out: &mut Output) {
+        let max = max as usize;
+        match self.records.rows(log, from, max) {
+            Lookup::Ready(rows) => self.rows_loaded(shard, load, rows),
+            Lookup::Missing => self.rows_loaded(shard, load, Vec::new()),
+            Lookup::Task(task) => self.read(Purpose::Rows { shard, load }, task, out),
+        }
+    }
+
+    fn rows_loaded(&mut self, shard: ShardId, load: LoadId, rows: Vec<Row>) {
+        if let Some(host) = self.shards.get_mut(&shard) {
+            host.delivery.rows_loaded(self.now, load, rows, &host.shard);
+            self.dirty.insert(shard);
+        }
+    }
+
+    /// The first offset appended at or after a time: rows are looked through from the log's first.
+    pub(crate) fn find_time(&mut self, shard: ShardId, load: LoadId, log: LogId, time: LogTime, from: Offset, out: &mut Output) {
+        match self.records.rows(log, from, FIND_ROWS) {
+            Lookup::Ready(rows) => self.time_rows(shard, load, log, time, &rows, out),
+            Lookup::Missing => self.time_rows(shard, load, log, time, &[], out),
+            Lookup::Task(task) => self.read(Purpose::FindTime { shard, load, log, time }, task, out),
+        }
+    }
+
+    fn time_rows(&mut self, shard: ShardId, load: LoadId, log: LogId, time: LogTime, rows: &[Row], out: &mut Output) {
+        let found = rows.iter().find(|row| row.time >= time).map(|row| row.offset);
+        if let (None, Some(last)) = (found, rows.last()) {
+            return self.find_time(shard, load, log, time, last.end(), out);
+        }
+        if let Some(host) = self.shards.get_mut(&shard) {
+            let next = host.shard.log(log).map_or(Offset(0), |log| log.next());
+            host.delivery.time_found(load, found.unwrap_or(next));
+            self.dirty.insert(shard);
+        }
+    }
+
+    /// Asks for the bodies that deliveries wait for.
+    pub(crate) fn ask_for_bodies(&mut self, out: &mut Output) {
+        for wanted in self.links.wanted() {
+            let many = self.records.read_many(&wanted.offsets, Parts::All);
+            for stored in &many.ready {
+                self.links.body(wanted.link, wanted.log, stored);
+            }
+            for (log, offset) in many.missing {
+                self.repair(log, offset, (wanted.link, wanted.log), out);
+            }
+            if let Some(task) = many.task {
+                self.read(Purpose::Bodies { link: wanted.link, log: wanted.log }, task, out);
+            }
+        }
+    }
+
+    /// A read is finished.
+    pub(crate) fn read_done(&mut self, done: ReadDone, out: &mut Output) {
+        let answer = self.records.read_done(done);
+        let Some(purpose) = self.reads.purposes.remove(&answer.id) else { return };
+        match purpose {
+            Purpose::Rows { shard, load } if answer.failed.is_empty() => self.rows_loaded(shard, load, answer.rows),
+            Purpose::Rows { shard, load } => {
+                self.report(&answer.failed);
+                if let Some(host) = self.shards.get_mut(&shard) {
+                    host.delivery.load_failed(self.now, load);
+                }
+            }
+            Purpose::FindTime { shard, load, log, time } => self.time_rows(shard, load, log, time, &answer.rows, out),
+            Purpose::Bodies { link, log } => self.bodies_read(link, log, answer, out),
+            Purpose::Export { ticket, until, log } => self.export_done(ticket, log, until, &answer.records, out),
+        }
+    }
+
+    fn report(&self, failed: &[ReadError]) {
+        for error in failed {
+            tracing::warn!(node = %self.node, %error, "a stored record cannot be read here");
+            metrics::counter!("longshore_read_errors_total").increment(1);
+        }
+    }
+
+    fn bodies_read(&mut self, link: LinkId, log: LogId, answer: Answer, out: &mut Output) {
+        for stored in &answer.records {
+            self.links.body(link, log, stored);
+        }
+        self.report(&answer.failed);
+        let corrupt: Vec<_> = answer
+            .failed
+            .iter()
+            .filter_map(|error| match error {
+                ReadError::Corrupt { log, offset, .. } => Some((*log, *offset)),
+                _ => None,
+            })
+            .collect();
+        if corrupt.is_empty() {
+            return self.links.ask_again(link, log);
+        }
+        for (damaged, offset) in corrupt {
+            self.repair(damaged, offset, (link, log), out);
+        }
+    }
+
+    /// Fetches a record that this node has lost or damaged from another replica.
+    fn repair(&mut self, log: LogId, offset: Offset, queue: (LinkId, LogId), out: &mut Output) {
+        if self.reads.repairs.len() >= REPAIRS_MAX && !self.reads.repairs.contains_key(&(log, offset)) {
+            return;
+        }
+        let waiting = self.reads.repairs.entry((log, offset)).or_default();
+        let first = waiting.is_empty();
+        waiting.insert(queue);
+        if !first {
+            return;
+        }
+        let group = self.shards.values().find(|host| host.shard.log(log).is_some()).map(|host| host.id);
+        let Some(group) = group else { return };
+        let Some(host) = self.shards.get(&group) else { return };
+        let others = host.membership.voters.iter().map(|replica| replica.node()).filter(|node| *node != self.node);
+        for to_node in others {
+            let request = v1::FetchRequest {
+                cluster: self.config.cluster.clone(),
+                shard: group.0,
+                snapshot_index: 0,
+                log: log.0,
+                from: offset.0,
+                until: offset.0 + 1,
+            };
+            out.fetches.push(FetchSend { to_node, group, request });
+        }
+    }
+
+    /// A peer sent a record that was damaged here.
+    pub(crate) fn repaired(&mut self, group: ShardId, reply: FetchReply, out: &mut Output) {
+        for fetched in reply.records {
+            let Ok(stored) = stored_record(fetched) else { continue };
+            let key = (stored.row.log, stored.row.offset);
+            let Some(queues) = self.reads.repairs.remove(&key) else { continue };
+            for (link, log) in queues {
+                self.links.body(link, log, &stored);
+            }
+            match self.records.repair(group, stored) {
+                Ok(job) => out.tasks.push(Task::Records(job)),
+                Err(error) => tracing::warn!(%group, %error, "cannot repair a record"),
+            }
+        }
+    }
+
+    /// A peer wants records that we have.
+    pub(crate) fn export(&mut self, ticket: Ticket, request: &v1::FetchRequest, out: &mut Output) {
+        let (log, from, until) = (LogId(request.log), Offset(request.from), Offset(request.until));
+        match self.records.export(log, from, until, Parts::All) {
+            Lookup::Ready(records) => self.export_done(ticket, log, until, &records, out),
+            Lookup::Missing => self.export_done(ticket, log, until, &[], out),
+            Lookup::Task(task) => self.read(Purpose::Export { ticket, until, log }, task, out),
+        }
+    }
+
+    fn export_done(&mut self, ticket: Ticket, log: LogId, until: Offset, records: &[StoredRecord], out: &mut Output) {
+        let end = records.last().map_or(until, |last| last.row.end());
+        let fetched = records.iter().map(|stored| {
+            let mut row = Vec::new();
+            stored.row.encode(&mut row);
+            FetchedRecord {
+                log: log.0,
+                offset: stored.row.offset.0,
+                row: row.into(),
+                record: stored.record.clone(),
+                parts: stored.parts.clone(),
+            }
+        });
+        let reply = FetchReply { records: fetched.collect(), done: end >= until, unknown_snapshot: false };
+        out.replies.push((ticket, Reply::Fetched(reply)));
+    }
+}
+
+/// A record as a peer sent it.
+pub(crate) fn stored_record(fetched: FetchedRecord) -> Result<StoredRecord, longshore_wire::DecodeError> {
+    let row = Row::decode(&mut Reader::new(fetched.row, "fetched row"))?;
+    Ok(StoredRecord { row, record: fetched.record, parts: fetched.parts })
+}
+
+/// As the record store takes it.
+pub(crate) fn import(group: ShardId, fetched: FetchedRecord) -> Result<Import, longshore_wire::DecodeError> {
+    Ok(Import::Record { group, stored: stored_record(fetched)? })
+}

@@ -1,0 +1,135 @@
+//! Checkpoints of the machines: when one is due, and the order of its steps.
+//!
+//! Danger: a checkpoint lets the log below it go, so every row up to it must be in an index file first. The steps:
+//! pages are taken from the machine · rows up to there become durable · the pages are written · consensus is told.
+
+use crate::META;
+use crate::host::Host;
+use crate::io::{Output, Task};
+use longshore_checkpoint::{JobDone, JobError, Mark};
+use longshore_consensus::Store;
+use longshore_wire::{Index, LogTime, ShardId, Term};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// Pages that wait until the rows up to their mark are durable.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    mark: Mark,
+    pages: Vec<(Bytes, Option<Bytes>)>,
+    /// They are the whole state: what the store has is replaced.
+    whole: bool,
+}
+
+/// The page store keeps staged snapshots beside the checkpoints, under their group with this bit.
+pub(crate) const STAGED: u32 = 1 << 31;
+
+impl Host {
+    /// Starts what is due.
+    pub(crate) fn tend_checkpoints(&mut self, store: &mut Store, everything: bool, out: &mut Output) {
+        let pinning = store.log().wants_checkpoint();
+        let groups: Vec<ShardId> = store.groups().collect();
+        for group in groups {
+            let due = everything
+                || self.uncheckpointed(group) >= self.config.checkpoint_bytes
+                || self.replace_checkpoint.contains(&group)
+                || (pinning.contains(&group) && self.uncheckpointed(group) > 0);
+            if due && !self.pending.contains_key(&group) && !self.pages.is_busy(group) {
+                self.take_pages(group);
+            }
+        }
+        self.write_pending(out);
+    }
+
+    fn uncheckpointed(&self, group: ShardId) -> u64 {
+        if group == META {
+            return self.meta.uncheckpointed_bytes;
+        }
+        self.shards.get(&group).map_or(0, |host| host.uncheckpointed_bytes)
+    }
+
+    fn take_pages(&mut self, group: ShardId) {
+        let whole = self.replace_checkpoint.remove(&group);
+        let mark = |index: Index, term: Term, log_time: LogTime| Mark { index, term, log_time, conf: Bytes::new() };
+        let pending = if group == META {
+            let meta = &mut self.meta.meta;
+            self.meta.uncheckpointed_bytes = 0;
+            let dirty = meta.take_dirty_pages();
+            let pages = if whole { all(meta.all_pages()) } else { dirty };
+            Pending { mark: mark(meta.applied(), meta.applied_term(), meta.log_time()), pages, whole }
+        } else {
+            let Some(host) = self.shards.get_mut(&group) else { return };
+            host.uncheckpointed_bytes = 0;
+            let dirty = host.shard.take_dirty_pages();
+            let pages = if whole { all(host.shard.all_pages()) } else { dirty };
+            let shard = &host.shard;
+            Pending { mark: mark(shard.applied(), shard.applied_term(), shard.log_time()), pages, whole }
+        };
+        if pending.mark.index > Index(0) {
+            self.pending.insert(group, pending);
+        }
+    }
+
+    /// Writes what waits and may be written; asks for the rows of the rest.
+    fn write_pending(&mut self, out: &mut Output) {
+        let groups: Vec<ShardId> = self.pending.keys().copied().collect();
+        let mut rows_missing = false;
+        for group in groups {
+            let Some(pending) = self.pending.get(&group) else { continue };
+            if group != META && self.records.rows_durable(group) < pending.mark.index {
+                rows_missing = true;
+                continue;
+            }
+            let Some(Pending { mark, pages, whole }) = self.pending.remove(&group) else { continue };
+            if whole {
+                let all: BTreeMap<Bytes, Bytes> =
+                    pages.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
+                match self.pages.replace(group, mark.clone(), all) {
+                    Ok(job) => out.tasks.push(Task::Checkpoint(job)),
+                    Err(busy) => {
+                        let pages = busy.pages.into_iter().map(|(key, value)| (key, Some(value))).collect();
+                        self.pending.insert(group, Pending { mark, pages, whole });
+                    }
+                }
+            } else {
+                match self.pages.begin(group, mark.clone(), pages) {
+                    Ok(job) => out.tasks.push(Task::Checkpoint(job)),
+                    Err(busy) => {
+                        self.pending.insert(group, Pending { mark, pages: busy.pages, whole });
+                    }
+                }
+            }
+        }
+        if rows_missing && let Some(job) = self.records.flush() {
+            out.tasks.push(Task::Records(job));
+        }
+    }
+
+    /// A checkpoint was written, or not.
+    ///
+    /// Errors: the disk failed, the process must end.
+    pub(crate) fn checkpoint_done(&mut self, store: &mut Store, done: JobDone) -> Result<(), JobError> {
+        match self.pages.job_done(done) {
+            Ok(saved) => {
+                if let Some(mark) = saved.mark {
+                    if saved.group.0 & STAGED != 0 {
+                        self.snapshot_staged(ShardId(saved.group.0 & !STAGED), mark.index);
+                    } else {
+                        store.checkpointed(saved.group, mark.index);
+                    }
+                }
+            }
+            Err(JobError::Damaged { group, .. }) => {
+                // The file on disk is not what was written: the whole state replaces it.
+                self.replace_checkpoint.insert(group);
+            }
+            Err(error @ JobError::Failed { .. }) => return Err(error),
+            Err(error) => tracing::warn!(node = %self.node, %error, "a checkpoint could not be written"),
+        }
+        Ok(())
+    }
+}
+
+fn all(pages: Vec<(Bytes, Bytes)>) -> Vec<(Bytes, Option<Bytes>)> {
+    pages.into_iter().map(|(key, value)| (key, Some(value))).collect()
+}

@@ -1,0 +1,259 @@
+//! All that this node hosts: the machines behind consensus, and what they need between turns.
+//!
+//! Danger: calls of [`Machine`] come from within a turn of consensus; what they cause for the log (places, releases) is
+//! gathered in [`Host::applied`] and carried out right after it. Called by the turn only.
+
+use crate::bodies::Reads;
+use crate::checkpoints::{Pending, STAGED};
+use crate::io::{LinkId, Output, Reply, Task, Ticket};
+use crate::node::{blocked_item, form_command};
+use crate::links::Links;
+use crate::meta_host::MetaHost;
+use crate::pages;
+use crate::shard_host::{Applied, ShardHost};
+use crate::snapshots::Installing;
+use crate::{META, NodeConfig};
+use bytes::Bytes;
+use longshore_checkpoint::PageStore;
+use longshore_consensus::{Machine, Membership, Role, SnapshotMeta, SnapshotPages};
+use longshore_io::Mono;
+use longshore_meta::Meta;
+use longshore_proto::v1::meta_command::Command;
+use longshore_proto::v1::{self, answer, node_item};
+use longshore_records::{PinId, Records};
+use longshore_shard::Shard;
+use longshore_wire::{Index, LogId, NamespaceId, NodeId, ReplicaId, ShardId, Term};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Requests that wait for a log to be made or purged: who asked.
+pub(crate) type Waiting = BTreeMap<(ShardId, LogId), Vec<(LinkId, u64)>>;
+
+pub(crate) struct Host {
+    pub node: NodeId,
+    pub config: NodeConfig,
+    pub now: Mono,
+    pub meta: MetaHost,
+    pub shards: BTreeMap<ShardId, ShardHost>,
+    pub replicas: BTreeMap<ShardId, ReplicaId>,
+    pub links: Links,
+    pub close_links: Vec<LinkId>,
+    pub records: Records,
+    pub reads: Reads,
+    pub pages: PageStore,
+    pub pending: BTreeMap<ShardId, Pending>,
+    pub installing: BTreeMap<ShardId, Installing>,
+    pub pins: BTreeMap<(ShardId, ReplicaId), PinId>,
+    /// Groups whose checkpoint or log is damaged: their replicas must be replaced.
+    pub damaged: BTreeSet<ShardId>,
+    /// Applied since the last turn of consensus began, for the record store.
+    pub applied: Vec<(Applied, Term)>,
+    /// Shards with something for delivery to do.
+    pub dirty: BTreeSet<ShardId>,
+    pub waiting_for_log: Waiting,
+    pub waiting_for_purge: Waiting,
+    pub replies: Vec<(Ticket, Reply)>,
+    pub addresses: Vec<(NodeId, String)>,
+    /// This node's disk is below its reserve.
+    pub blocked: bool,
+    /// What this node asks meta for until the cluster is formed.
+    pub formation: Option<v1::FormCluster>,
+    /// Restored machines that wait for their first checkpoint.
+    pub replace_checkpoint: BTreeSet<ShardId>,
+    pub reconcile_due: bool,
+    /// Snapshots that were installed in this turn: their senders are answered.
+    pub installed: Vec<ShardId>,
+}
+
+impl Host {
+    /// A host without groups.
+    pub fn new(config: NodeConfig, now: Mono, records: Records, pages: PageStore, damaged: BTreeSet<ShardId>) -> Host {
+        Host {
+            node: config.node,
+            config,
+            now,
+            meta: MetaHost::new(Meta::new()),
+            shards: BTreeMap::new(),
+            replicas: BTreeMap::new(),
+            links: Links::default(),
+            close_links: Vec::new(),
+            records,
+            reads: Reads::default(),
+            pages,
+            pending: BTreeMap::new(),
+            installing: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            damaged,
+            applied: Vec::new(),
+            dirty: BTreeSet::new(),
+            waiting_for_log: BTreeMap::new(),
+            waiting_for_purge: BTreeMap::new(),
+            replies: Vec::new(),
+            addresses: Vec::new(),
+            blocked: false,
+            formation: None,
+            replace_checkpoint: BTreeSet::new(),
+            reconcile_due: true,
+            installed: Vec::new(),
+        }
+    }
+
+    /// The group's replica left this node.
+    pub fn remove_group(&mut self, group: ShardId, out: &mut Output) {
+        self.shards.remove(&group);
+        self.replicas.remove(&group);
+        self.pending.remove(&group);
+        self.installing.remove(&group);
+        self.damaged.remove(&group);
+        self.records.forget(group);
+        for kept in [group, ShardId(group.0 | STAGED)] {
+            if let Ok(job) = self.pages.remove(kept) {
+                out.tasks.push(Task::Checkpoint(job));
+            }
+        }
+        self.reconcile_due = true;
+    }
+
+    /// A gateway's stream ended: its consumers wait for it to come back.
+    pub fn link_closed(&mut self, link: LinkId) {
+        let Some(session) = self.links.close(link) else { return };
+        for (id, host) in &mut self.shards {
+            host.delivery.link_lost(session);
+            self.dirty.insert(*id);
+        }
+    }
+
+    /// A transient queue ended by itself: whatever meta knows of its name goes too.
+    pub fn transient_gone(&mut self, namespace: NamespaceId, name: &Bytes) {
+        let name = String::from_utf8_lossy(name).into_owned();
+        if self.meta.meta.queue(namespace.0, &name).is_some_and(|queue| !queue.durable) {
+            let delete = v1::DeleteQueue { namespace: namespace.0, name, log: 0 };
+            let command = Some(Command::DeleteQueue(delete));
+            self.meta.wanted.push(v1::MetaCommand { command, ..v1::MetaCommand::default() });
+        }
+    }
+
+    /// What the data directory can still take: below the reserve, publishes are refused and gateways told.
+    pub fn free_bytes(&mut self, bytes: u64) {
+        metrics::gauge!("longshore_disk_free_bytes", "node" => self.node.to_string()).set(bytes as f64);
+        let blocked = bytes < self.config.reserve_bytes;
+        if blocked != self.blocked {
+            self.blocked = blocked;
+            for link in self.links.all().collect::<Vec<_>>() {
+                self.links.send(link, blocked_item(blocked));
+            }
+        }
+    }
+
+    /// One node of a new cluster asks until the cluster is formed.
+    pub fn form_if_due(&mut self) {
+        if self.meta.meta.cluster().is_none()
+            && let Some(form) = &self.formation
+        {
+            self.meta.wanted.push(form_command(form.clone()));
+        }
+    }
+
+    /// A machine for a group that has a replica here now.
+    pub fn add_shard(&mut self, group: ShardId, replica: ReplicaId) {
+        self.replicas.insert(group, replica);
+        if group != META && !self.shards.contains_key(&group) {
+            let host = ShardHost::new(group, self.node, Shard::new(group), self.config.delivery.clone());
+            self.shards.insert(group, host);
+        }
+    }
+
+    /// Whether publishes into a shard must be refused for lack of disk space.
+    pub fn is_short_of_space(&self, _shard: ShardId) -> bool {
+        self.blocked
+    }
+
+    /// Answers those who waited for a log to exist, or to be purged.
+    fn answer_waiting(&mut self, group: ShardId, events: &[longshore_shard::Event]) {
+        for event in events {
+            let (log, done, waiting) = match event {
+                longshore_shard::Event::Created { log } => (log, 0, &mut self.waiting_for_log),
+                longshore_shard::Event::Purged { log, count, .. } => (log, *count, &mut self.waiting_for_purge),
+                _ => continue,
+            };
+            for (link, request) in waiting.remove(&(group, *log)).unwrap_or_default() {
+                let result = Some(answer::Result::Done(done));
+                self.links.send(link, node_item::Item::Answer(v1::Answer { request, result }));
+            }
+        }
+    }
+
+    /// Those who waited for the old leader's work hear who leads now.
+    fn turn_waiting_away(&mut self, group: ShardId) {
+        let Some(host) = self.shards.get(&group) else { return };
+        for waiting in [&mut self.waiting_for_log, &mut self.waiting_for_purge] {
+            let keys: Vec<_> = waiting.keys().copied().filter(|(of, _)| *of == group).collect();
+            for (link, request) in keys.iter().filter_map(|key| waiting.remove(key)).flatten() {
+                self.links.send(link, host.leader_item(request));
+            }
+        }
+    }
+
+    /// Everything that is due for followers of meta.
+    pub fn turn_meta(&mut self, confirmed: bool, out: &mut Output) {
+        self.meta.turn(self.now, confirmed, out);
+    }
+}
+
+impl Machine for Host {
+    fn apply(&mut self, group: ShardId, index: Index, term: Term, context: &Bytes, data: &Bytes) {
+        if group == META {
+            let before = self.meta.meta.revision();
+            self.meta.apply(index, term, context, data, self.now, &mut self.replies);
+            self.reconcile_due |= self.meta.meta.revision() != before;
+            return;
+        }
+        let Some(host) = self.shards.get_mut(&group) else { return };
+        let mut applied = host.apply(index, term, context, data, self.now, &mut self.links);
+        let events = std::mem::take(&mut applied.events);
+        if host.is_leader().is_some() {
+            self.dirty.insert(group);
+            self.answer_waiting(group, &events);
+        }
+        self.applied.push((applied, term));
+    }
+
+    fn role_changed(&mut self, group: ShardId, role: Role) {
+        metrics::counter!("longshore_leader_changes_total").increment(u64::from(matches!(role, Role::Leader { .. })));
+        if group == META {
+            self.meta.role_changed(role, self.now, &mut self.replies);
+        } else if let Some(host) = self.shards.get_mut(&group) {
+            host.role_changed(role, self.now, &mut self.links);
+            self.dirty.insert(group);
+            if !matches!(role, Role::Leader { .. }) {
+                self.turn_waiting_away(group);
+            }
+        }
+        self.reconcile_due = true;
+    }
+
+    fn snapshot(&mut self, group: ShardId, meta: &SnapshotMeta, to: ReplicaId) -> SnapshotPages {
+        let pages = if group == META {
+            self.meta.meta.all_pages()
+        } else {
+            let pin = self.records.pin();
+            if let Some(old) = self.pins.insert((group, to), pin) {
+                self.records.unpin(old);
+            }
+            self.shards.get(&group).map(|host| host.shard.all_pages()).unwrap_or_default()
+        };
+        SnapshotPages { index: meta.index, pages: pages::pack(pages) }
+    }
+
+    fn restore(&mut self, group: ShardId, meta: &SnapshotMeta) {
+        self.restore_staged(group, meta);
+    }
+
+    fn membership_changed(&mut self, group: ShardId, membership: &Membership) {
+        if group == META {
+            self.meta.membership = membership.clone();
+        } else if let Some(host) = self.shards.get_mut(&group) {
+            host.membership = membership.clone();
+        }
+        self.reconcile_due = true;
+    }
+}

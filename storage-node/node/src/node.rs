@@ -1,0 +1,593 @@
+//! Opening a node, and its turn.
+
+use crate::host::Host;
+use crate::io::{Input, LinkId, Output, Reply, Standing, Task, TaskDone, Ticket};
+use crate::segments::{SegmentBook, log_id, place_of, record_id};
+use crate::shard_host::ShardHost;
+use crate::snapshots::{View, staged_group};
+use crate::{META, NodeConfig, inspect};
+use bytes::Bytes;
+use longshore_checkpoint::{Loaded, PageStore};
+use longshore_consensus::{Action, Event, ProposeError, Role, Store};
+use longshore_delivery::Action as Delivered;
+use longshore_io::{Disk, Mono, WallMs};
+use longshore_log::{LogError, LogWriter, NodeLog, SegmentState};
+use longshore_meta::Meta;
+use longshore_proto::v1::{self, FormCluster, MetaCommand, meta_command::Command, node_item};
+use longshore_records::{JobOutcome, Records, RecordsError, SegmentInfo, What};
+use longshore_shard::Shard;
+use longshore_wire::context::EntryContext;
+use longshore_wire::{Index, LogTime, NodeId, ReplicaId, ShardId};
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Between two looks at everything that is only level-triggered, in milliseconds.
+const UPKEEP_MS: u64 = 250;
+/// Turns of consensus within one turn of the node: the second carries what the first caused.
+const ROUNDS_MAX: usize = 2;
+
+/// Why a node cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The node log.
+    #[error(transparent)]
+    Log(#[from] longshore_log::OpenError),
+    /// The record store.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The checkpoints.
+    #[error(transparent)]
+    Checkpoints(#[from] longshore_checkpoint::OpenError),
+    /// Consensus.
+    #[error(transparent)]
+    Consensus(#[from] longshore_consensus::OpenError),
+}
+
+/// Why a node cannot go on: its process must end. What was acknowledged is safe.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The node log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The record store cannot place an applied entry.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// A checkpoint's write failed.
+    #[error(transparent)]
+    Checkpoint(#[from] longshore_checkpoint::JobError),
+}
+
+/// A storage node.
+pub struct Node {
+    store: Store,
+    host: Host,
+    book: Arc<SegmentBook>,
+    events: Vec<Event>,
+    consensus: longshore_consensus::Output,
+    next_upkeep: Mono,
+    /// Segments known to the record store.
+    known_segments: BTreeSet<longshore_records::SegmentId>,
+    stopping: bool,
+}
+
+impl Node {
+    /// Opens what the data directory holds. Blocking; the first turn then applies what was committed.
+    pub fn open(config: NodeConfig, disk: Arc<dyn Disk>, now: Mono) -> Result<(Node, LogWriter), OpenError> {
+        let (log, writer, recovery) = NodeLog::open(Arc::clone(&disk), config.log.clone())?;
+        for damage in &recovery.damage {
+            tracing::error!(node = %config.node, ?damage, "the node log is damaged");
+        }
+        let book = Arc::new(SegmentBook::default());
+        let existing = segment_infos(&log, &book);
+        let known_segments = existing.iter().map(|segment| segment.id).collect();
+        let (records, opened) = Records::open(Arc::clone(&disk), book.clone(), config.records.clone(), &existing)?;
+        for damaged in &opened.damaged {
+            tracing::error!(node = %config.node, ?damaged, "an index file is damaged; its records are fetched again");
+        }
+        let pages = PageStore::open(disk, config.checkpoint.clone())?;
+        let damaged = pages.damaged.iter().map(|damaged| damaged.group).collect();
+        let host = Host::new(config.clone(), now, records, pages.store, damaged);
+        let store = Store::new(config.consensus.clone(), log, now)?;
+        let mut node = Node {
+            store,
+            host,
+            book,
+            events: Vec::new(),
+            consensus: longshore_consensus::Output::default(),
+            next_upkeep: now,
+            known_segments,
+            stopping: false,
+        };
+        node.open_groups(pages.loaded, now);
+        Ok((node, writer))
+    }
+
+    /// Opens every group of the log with its checkpoint, or with the snapshot staged for it if that is newer.
+    fn open_groups(&mut self, loaded: Vec<Loaded>, now: Mono) {
+        let mut checkpoints: BTreeMap<ShardId, Loaded> = BTreeMap::new();
+        let mut staged: BTreeMap<ShardId, Loaded> = BTreeMap::new();
+        for checkpoint in loaded {
+            match staged_group(checkpoint.group) {
+                Some(group) => staged.insert(group, checkpoint),
+                None => checkpoints.insert(checkpoint.group, checkpoint),
+            };
+        }
+        for group in self.store.log().groups() {
+            if self.host.damaged.contains(&group) {
+                continue;
+            }
+            let base = self.store.log().first_index(group).map_or(0, |first| first.0.saturating_sub(1));
+            let mut best = checkpoints.remove(&group);
+            let is_behind = best.as_ref().is_none_or(|checkpoint| checkpoint.mark.index.0 < base);
+            if let (true, Some(snapshot)) = (is_behind, staged.remove(&group))
+                && snapshot.mark.index.0 == base
+            {
+                self.host.replace_checkpoint.insert(group);
+                best = Some(snapshot);
+            }
+            self.open_group(group, best, now);
+        }
+    }
+
+    fn open_group(&mut self, group: ShardId, checkpoint: Option<Loaded>, now: Mono) {
+        let applied = checkpoint.as_ref().map_or(Index(0), |checkpoint| checkpoint.mark.index);
+        let pages = checkpoint.map(|checkpoint| checkpoint.pages).unwrap_or_default();
+        let fresh = pages.is_empty();
+        let restored = if group == META {
+            let meta = if fresh { Ok(Meta::new()) } else { Meta::restore(pages).map_err(|e| e.to_string()) };
+            meta.map(|meta| self.host.meta.meta = meta)
+        } else {
+            let shard = if fresh { Ok(Shard::new(group)) } else { Shard::restore(group, pages).map_err(|e| e.to_string()) };
+            shard.map(|shard| {
+                self.host.records.recover(group, &View(&shard));
+                let host = ShardHost::new(group, self.host.node, shard, self.host.config.delivery.clone());
+                self.host.shards.insert(group, host);
+            })
+        };
+        if let Err(error) = restored {
+            tracing::error!(%group, %error, "a checkpoint cannot be read");
+            self.host.damaged.insert(group);
+            return;
+        }
+        // A replica that never had members was only about to join: meta's word makes it join again.
+        let Some(me) = self.replica_of(group) else {
+            self.host.shards.remove(&group);
+            return;
+        };
+        match self.store.open(group, me, applied, now) {
+            Ok(()) => {
+                self.host.replicas.insert(group, me);
+                if applied > Index(0) {
+                    self.store.checkpointed(group, applied);
+                }
+            }
+            Err(error) => {
+                tracing::error!(node = %self.host.node, %group, %error, "a replica cannot be opened; it will be replaced");
+                self.host.shards.remove(&group);
+                self.host.damaged.insert(group);
+            }
+        }
+    }
+
+    /// This node's replica id in a group, from the log's membership record: the newest, since a newer replica begins
+    /// with an empty log.
+    fn replica_of(&self, group: ShardId) -> Option<ReplicaId> {
+        let members = self.store.stored_membership(group)?;
+        members.members().filter(|replica| replica.node() == self.host.node).max()
+    }
+
+    /// Whether this node has a replica of meta.
+    pub fn has_meta(&self) -> bool {
+        self.store.groups().any(|group| group == META)
+    }
+
+    /// Makes this node's replica of meta, as every node that forms the cluster does in the same way.
+    pub fn form(&mut self, nodes: &[NodeId], now: Mono) -> Result<(), OpenError> {
+        if self.store.groups().any(|group| group == META) {
+            return Ok(());
+        }
+        let voters: Vec<ReplicaId> =
+            nodes.iter().take(longshore_meta::COPIES).map(|node| ReplicaId::new(*node, 1)).collect();
+        let me = ReplicaId::new(self.host.node, 1);
+        if voters.contains(&me) {
+            self.store.bootstrap(META, me, &voters, now)?;
+            self.host.replicas.insert(META, me);
+        }
+        Ok(())
+    }
+
+    /// What forms the cluster; one node of it is told so.
+    pub fn set_formation(&mut self, form: FormCluster) {
+        self.host.formation = Some(form);
+    }
+
+    /// Takes what happened and fills `out`. `inputs` is left empty. `now` and `wall` are read after `inputs` were gathered.
+    ///
+    /// Errors: [`NodeError`]; nothing of this turn may be sent, the process must end.
+    pub fn turn(&mut self, now: Mono, wall: WallMs, inputs: &mut Vec<Input>, out: &mut Output) -> Result<(), NodeError> {
+        self.host.now = now;
+        for input in inputs.drain(..) {
+            self.input(now, input, out)?;
+        }
+        for _ in 0..ROUNDS_MAX {
+            self.consensus_turn(now, wall, out)?;
+            if !self.after_consensus(now, out)? {
+                break;
+            }
+        }
+        if now >= self.next_upkeep || self.host.reconcile_due {
+            self.upkeep(now, out);
+        }
+        let confirmed = self.store.may_deliver(META, now);
+        self.host.turn_meta(confirmed, out);
+        let store = &self.store;
+        self.host.links.flush(|shard| store.may_deliver(shard, now));
+        self.host.links.take(&mut out.items);
+        out.close_links.append(&mut self.host.close_links);
+        out.replies.append(&mut self.host.replies);
+        out.snapshots_installed.extend(self.host.installed.drain(..).map(|group| (group, true)));
+        out.again |= !self.events.is_empty();
+        Ok(())
+    }
+
+    fn consensus_turn(&mut self, now: Mono, wall: WallMs, out: &mut Output) -> Result<(), NodeError> {
+        let mut consensus = std::mem::take(&mut self.consensus);
+        self.store.turn(now, wall, &mut self.events, &mut self.host, &mut consensus)?;
+        self.events.append(&mut consensus.again);
+        out.frames.append(&mut consensus.frames);
+        if let Some(write) = consensus.write.take() {
+            out.writes.push((write, consensus.held.take()));
+        }
+        for segment in consensus.sealed.drain(..) {
+            self.segment_sealed(record_id(segment));
+        }
+        for action in consensus.actions.drain(..) {
+            self.action(action, out);
+        }
+        self.consensus = consensus;
+        Ok(())
+    }
+
+    fn action(&mut self, action: Action, out: &mut Output) {
+        match action {
+            Action::ReadEntries(task) => out.tasks.push(Task::ReadEntries(task)),
+            Action::SendSnapshot { group, to, meta, pages } => self.host.send_snapshot(group, to, &meta, pages, out),
+            Action::FetchBodies { group, from, meta, pages } => {
+                self.host.fetch_bodies(group, from, meta, &pages, &mut self.events, out);
+            }
+            Action::MembershipChanged { group, voters, learners } => self.host.members_settled(group, &voters, &learners),
+            Action::SnapshotRefused { group, .. } => out.snapshots_installed.push((group, false)),
+            Action::Damaged { group, replica } => {
+                tracing::error!(node = %self.host.node, %group, %replica, "this replica's log is damaged; it will be replaced");
+                self.host.damaged.insert(group);
+                self.host.shards.remove(&group);
+                self.host.reconcile_due = true;
+            }
+            Action::Removed { group, replica } => {
+                tracing::info!(node = %self.host.node, %group, %replica, "this replica left its group");
+                self.store.close(group);
+                self.host.remove_group(group, out);
+            }
+        }
+    }
+
+    /// Carries what was applied into the record store, runs delivery, proposes what follows. Whether consensus has
+    /// something new to do.
+    fn after_consensus(&mut self, now: Mono, out: &mut Output) -> Result<bool, NodeError> {
+        for (applied, term) in std::mem::take(&mut self.host.applied) {
+            let place = self.store.log().place(applied.group, applied.index).map(|place| place_of(&place, term));
+            if let Some(place) = &place
+                && self.known_segments.insert(place.segment)
+            {
+                self.book.pin(self.store.log(), place.segment);
+            }
+            self.host.records.applied(applied.group, applied.index, place, applied.rows, &applied.data)?;
+            for (log, ranges) in &applied.released {
+                self.host.records.settled(*log, ranges);
+            }
+            for event in &applied.events {
+                if let longshore_shard::Event::Dropped { log } = event {
+                    self.host.records.dropped(*log);
+                }
+            }
+        }
+        let mut proposed = false;
+        for shard in std::mem::take(&mut self.host.dirty) {
+            proposed |= self.run_delivery(shard, now, out);
+        }
+        proposed |= self.propose_meta(now, out);
+        self.host.ask_for_bodies(out);
+        Ok(proposed)
+    }
+
+    fn run_delivery(&mut self, shard: ShardId, now: Mono, out: &mut Output) -> bool {
+        let may_deliver = self.store.may_deliver(shard, now);
+        let log_time = self.store.stamp(shard, now);
+        let Some(host) = self.host.shards.get_mut(&shard) else { return false };
+        let log_time = log_time.unwrap_or_else(|| host.shard.log_time());
+        let term = host.is_leader();
+        let actions = host.turn_delivery(now, log_time, may_deliver && term.is_some());
+        for action in actions {
+            self.delivered(shard, action, out);
+        }
+        let Some(host) = self.host.shards.get_mut(&shard) else { return false };
+        if term.is_none() {
+            host.proposals.clear();
+            return false;
+        }
+        let context = EntryContext { stamp: log_time }.encode();
+        let mut proposed = false;
+        for batch in host.take_proposals() {
+            match self.store.propose(shard, context.clone(), batch) {
+                Ok(()) => proposed = true,
+                Err(error) => tracing::debug!(%shard, %error, "the leader's own command was not taken"),
+            }
+        }
+        proposed
+    }
+
+    fn delivered(&mut self, shard: ShardId, action: Delivered, out: &mut Output) {
+        let Some(host) = self.host.shards.get_mut(&shard) else { return };
+        let term = host.is_leader().unwrap_or_default();
+        match action {
+            Delivered::Deliver { to, handed } => self.host.links.deliver(shard, term, to, handed),
+            Delivered::LoadRows { id, log, from, max } => self.host.load_rows(shard, id, log, from, max, out),
+            Delivered::FindTime { id, log, time } => {
+                let first = host.shard.log(log).map_or(longshore_wire::Offset(0), |log| log.first());
+                self.host.find_time(shard, id, log, time, first, out);
+            }
+            Delivered::Propose(item) => host.proposals.push(item),
+            Delivered::Got { session, request, result, ready } => match result {
+                Ok(Some(handed)) => self.host.links.got(shard, term, session, request, handed, ready),
+                Ok(None) => {
+                    let got = v1::Got { request, term: term.0, delivery: None, ready };
+                    self.host.links.send_to_session(session, node_item::Item::Got(got));
+                }
+                Err(why) => {
+                    let refused = crate::gateway_items::refused(why).into();
+                    let result = Some(v1::answer::Result::Refused(refused));
+                    let answer = v1::Answer { request, result };
+                    self.host.links.send_to_session(session, node_item::Item::Answer(answer));
+                }
+            },
+            Delivered::Took { .. } => {}
+            Delivered::Attached { to, result } => {
+                let refused = result.err().map(|why| crate::gateway_items::refused(why).into());
+                let attached = v1::Attached { shard: shard.0, consumer: to.consumer, term: term.0, refused };
+                self.host.links.send_to_session(to.session, node_item::Item::Attached(attached));
+            }
+            Delivered::Cancelled { to, reason } => {
+                let reason = crate::gateway_items::refused(reason).into();
+                let cancelled = v1::Cancelled { shard: shard.0, consumer: to.consumer, reason };
+                self.host.links.send_to_session(to.session, node_item::Item::Cancelled(cancelled));
+            }
+            Delivered::TransientGone { namespace, name, .. } => self.host.transient_gone(namespace, &name),
+        }
+    }
+
+    /// Proposes what this node wants of meta, or leaves it for the leader of meta to hear.
+    fn propose_meta(&mut self, now: Mono, out: &mut Output) -> bool {
+        let wanted = std::mem::take(&mut self.host.meta.wanted);
+        if !self.host.meta.is_leader() {
+            out.meta_commands.extend(wanted);
+            return false;
+        }
+        let mut proposed = false;
+        for command in wanted {
+            proposed |= self.propose_to_meta(command.encode_to_vec().into(), now).is_ok();
+        }
+        proposed
+    }
+
+    fn propose_to_meta(&mut self, data: Bytes, now: Mono) -> Result<(), ProposeError> {
+        let stamp = self.store.stamp(META, now).unwrap_or_else(|| self.host.meta.meta.log_time());
+        self.store.propose(META, EntryContext { stamp }.encode(), data)
+    }
+
+    fn input(&mut self, now: Mono, input: Input, out: &mut Output) -> Result<(), NodeError> {
+        match input {
+            Input::Consensus(event) => {
+                if let Event::SnapshotSent { group, to, .. } = &event {
+                    self.host.snapshot_sent(*group, *to);
+                }
+                self.events.push(event);
+            }
+            Input::LinkOpened { link, session } => self.link_opened(link, session),
+            Input::Link { link, item } => self.host.link_item(&mut self.store, now, link, item),
+            Input::LinkClosed { link } => self.host.link_closed(link),
+            Input::Meta { ticket, command } => self.meta_call(ticket, command, now, out),
+            Input::Watch { watch, up } => self.host.meta.watch(watch, &up, now, out),
+            Input::WatchClosed { watch } => self.host.meta.watch_closed(watch),
+            Input::Done(done) => self.task_done(done, out)?,
+            Input::Fetch { ticket, request } => self.host.export(ticket, &request, out),
+            Input::Fetched { group, reply } => self.host.fetched(group, reply, &mut self.events, out),
+            Input::Inspect { ticket, request } => {
+                let json = inspect::json(&self.host, &self.store, now, &request);
+                out.replies.push((ticket, Reply::Inspected(json)));
+            }
+            Input::TransferLeader { ticket, shard, to } => {
+                let result = self.store.transfer(shard, to).map_err(|error| error.to_string());
+                out.replies.push((ticket, Reply::Transfer(result)));
+            }
+            Input::FreeBytes(bytes) => self.host.free_bytes(bytes),
+            Input::JoinMeta(replica) => {
+                if !self.has_meta() && self.store.join(META, replica, now).is_ok() {
+                    self.host.replicas.insert(META, replica);
+                }
+            }
+            Input::Stopping => {
+                self.stopping = true;
+                self.store.transfer_all();
+            }
+        }
+        Ok(())
+    }
+
+    fn link_opened(&mut self, link: LinkId, session: longshore_wire::SessionId) {
+        self.host.links.open(link, session);
+        for host in self.host.shards.values() {
+            self.host.links.send(link, host.leader_item(0));
+        }
+        if self.host.blocked {
+            self.host.links.send(link, blocked_item(true));
+        }
+    }
+
+    fn meta_call(&mut self, ticket: Ticket, command: MetaCommand, now: Mono, out: &mut Output) {
+        let Some(data) = self.host.meta.call(ticket, command, now, out) else { return };
+        if self.propose_to_meta(data.clone(), now).is_err() {
+            self.host.meta.call_failed(&data, out);
+        }
+    }
+
+    fn task_done(&mut self, done: TaskDone, out: &mut Output) -> Result<(), NodeError> {
+        match done {
+            TaskDone::ReadEntries(done) => self.events.push(Event::EntriesRead(done)),
+            TaskDone::Log(done) => self.store.maintained(done)?,
+            TaskDone::ReadRecords(done) => self.host.read_done(done, out),
+            TaskDone::Checkpoint(done) => {
+                self.host.checkpoint_done(&mut self.store, done)?;
+                for group in self.host.installing.keys().copied().collect::<Vec<_>>() {
+                    self.host.go_on_installing(group, &mut self.events, out);
+                }
+            }
+            TaskDone::Records(done) => {
+                let outcome = self.host.records.job_done(done);
+                self.records_job_done(outcome, out);
+            }
+        }
+        Ok(())
+    }
+
+    fn records_job_done(&mut self, outcome: JobOutcome, out: &mut Output) {
+        match outcome {
+            JobOutcome::Imported => self.host.imported(true, &mut self.events, out),
+            JobOutcome::Failed(what, error) => {
+                tracing::warn!(node = %self.host.node, ?what, %error, "a job of the record store failed");
+                if what == What::Import {
+                    self.host.imported(false, &mut self.events, out);
+                }
+            }
+            JobOutcome::Indexed | JobOutcome::Rewritten | JobOutcome::Removed => {}
+        }
+        self.host.tend_checkpoints(&mut self.store, false, out);
+        if let Some(job) = self.host.records.next_job() {
+            out.tasks.push(Task::Records(job));
+        }
+        self.release_segments();
+    }
+
+    fn segment_sealed(&mut self, segment: longshore_records::SegmentId) {
+        let info = self.store.log().segments().into_iter().find(|info| record_id(info.id) == segment);
+        let Some(info) = info else { return };
+        self.known_segments.insert(segment);
+        self.book.pin(self.store.log(), segment);
+        let last = self.store.log().groups().into_iter().filter_map(|group| {
+            self.store.log().last_appended(group).map(|last| (group, last.0))
+        });
+        let last = last.collect();
+        self.host.records.segment_sealed(&SegmentInfo { id: segment, bytes: info.bytes, sealed: true, retired: false, last });
+    }
+
+    /// Segments that the record store needs no more go back to the log.
+    fn release_segments(&mut self) {
+        for segment in self.host.records.removable() {
+            self.book.unpin(segment);
+            self.store.log_mut().release(log_id(segment));
+        }
+        let existing: BTreeSet<_> = self.store.log().segments().into_iter().map(|info| record_id(info.id)).collect();
+        let gone: Vec<_> = self.known_segments.difference(&existing).copied().collect();
+        for segment in gone {
+            self.known_segments.remove(&segment);
+            self.book.unpin(segment);
+            self.host.records.segment_removed(segment);
+        }
+    }
+
+    /// Everything that is level-triggered.
+    fn upkeep(&mut self, now: Mono, out: &mut Output) {
+        self.next_upkeep = now.plus_ms(UPKEEP_MS);
+        self.host.reconcile_due = false;
+        self.host.form_if_due();
+        self.host.reconcile(&mut self.store, now, out);
+        self.host.tend_checkpoints(&mut self.store, self.stopping, out);
+        for (group, host) in &self.host.shards {
+            let from = host.shard.oldest_pinned_index().unwrap_or(Index(host.shard.applied().0 + 1));
+            self.host.records.uploads_from(*group, from);
+        }
+        if let Some(job) = self.store.maintain() {
+            out.tasks.push(Task::Log(job));
+        }
+        if let Some(job) = self.host.records.next_job() {
+            out.tasks.push(Task::Records(job));
+        }
+        self.release_segments();
+        self.host.dirty.extend(self.host.shards.iter().filter(|(_, host)| host.is_leader().is_some()).map(|(id, _)| *id));
+        self.host.show_metrics(&self.store);
+        out.again = true;
+    }
+
+    /// When the next turn is due without an input.
+    pub fn next_wakeup(&self) -> Mono {
+        let mut next = self.store.next_wakeup().min(self.next_upkeep);
+        let deadlines = self.host.shards.values().filter_map(|host| host.delivery.next_deadline());
+        for deadline in deadlines.chain(self.host.meta.next_wake()) {
+            next = next.min(deadline);
+        }
+        next
+    }
+
+    /// How this node stands.
+    pub fn standing(&self) -> Standing {
+        let (meta_term, meta_leader) = match self.host.meta.role {
+            Role::Leader { term } => (term, Some(self.host.node)),
+            Role::Follower { term, leader } => (term, leader.map(|leader| leader.node())),
+        };
+        let led = |group: ShardId| match self.store.role(group) {
+            Some(Role::Leader { .. }) => true,
+            Some(Role::Follower { leader, .. }) => leader.is_some(),
+            None => false,
+        };
+        let mine = self.host.meta.meta.shards_of(self.host.node);
+        let ready = self.host.meta.meta.cluster().is_some() && mine.iter().all(|(group, _, _)| led(*group));
+        Standing { meta_term, meta_leader, ready }
+    }
+
+    /// How many groups this node leads.
+    pub fn leads(&self) -> usize {
+        self.store.leads()
+    }
+
+    /// Log time of a shard as applied here, for tests.
+    pub fn log_time(&self, shard: ShardId) -> Option<LogTime> {
+        self.host.shards.get(&shard).map(|host| host.shard.log_time())
+    }
+}
+
+pub(crate) fn blocked_item(blocked: bool) -> node_item::Item {
+    let reason = if blocked { "low on disk" } else { "" }.to_owned();
+    node_item::Item::Blocked(v1::Blocked { blocked, reason })
+}
+
+fn segment_infos(log: &NodeLog, book: &SegmentBook) -> Vec<SegmentInfo> {
+    let last: Vec<_> =
+        log.groups().into_iter().filter_map(|group| log.last_appended(group).map(|last| (group, last.0))).collect();
+    let info = |segment: longshore_log::SegmentInfo| {
+        book.pin(log, record_id(segment.id));
+        let retired = segment.state == SegmentState::Retired;
+        SegmentInfo {
+            id: record_id(segment.id),
+            bytes: segment.bytes,
+            sealed: segment.state != SegmentState::Open,
+            retired,
+            last: if retired { Vec::new() } else { last.clone() },
+        }
+    };
+    log.segments().into_iter().map(info).collect()
+}
+
+/// The command that forms a cluster.
+pub(crate) fn form_command(form: FormCluster) -> MetaCommand {
+    MetaCommand { command: Some(Command::FormCluster(form)), ..MetaCommand::default() }
+}

@@ -1,0 +1,148 @@
+//! Bringing this node to what meta says, level-triggered: which replicas it has, who their members are, which
+//! sessions and logs its shards hold. Asked after every change of meta and once a second.
+//!
+//! Danger: absence proves nothing. A log is dropped only on its tombstone, a session closed only if meta gave it and
+//! ended it, a group bootstrapped only when its shard has never had other replicas.
+
+use crate::host::Host;
+use crate::io::Output;
+use longshore_consensus::{Replica, Store};
+use longshore_io::Mono;
+use longshore_proto::v1::meta_command::Command;
+use longshore_proto::v1::{self, MetaCommand};
+use longshore_wire::batch::Item;
+use longshore_wire::{LogId, NodeId, ReplicaId, Revision, ShardId};
+use std::collections::BTreeSet;
+
+/// Tombstones that one pass acts on, per shard.
+const DROPS_MAX: usize = 1_000;
+
+impl Host {
+    /// One pass.
+    pub(crate) fn reconcile(&mut self, store: &mut Store, now: Mono, out: &mut Output) {
+        if self.meta.meta.cluster().is_none() {
+            return;
+        }
+        self.tell_addresses(out);
+        self.make_replicas(store, now);
+        self.tell_members(store);
+        if self.meta.is_leader() {
+            self.plan_repairs();
+        }
+        for shard in self.shards.keys().copied().collect::<Vec<_>>() {
+            if self.shards.get(&shard).is_some_and(|host| host.is_leader().is_some()) {
+                self.tend_shard(shard);
+            }
+        }
+    }
+
+    fn tell_addresses(&mut self, out: &mut Output) {
+        let nodes = self.meta.meta.nodes().filter(|node| !node.retired);
+        let addresses: Vec<_> = nodes.map(|node| (NodeId(node.id), node.address.clone())).collect();
+        if addresses != self.addresses {
+            self.addresses = addresses.clone();
+            out.addresses = Some(addresses);
+        }
+    }
+
+    /// Groups that this node should have and has not.
+    fn make_replicas(&mut self, store: &mut Store, now: Mono) {
+        let open: BTreeSet<ShardId> = store.groups().collect();
+        for (group, replica, learner) in self.meta.meta.shards_of(self.node) {
+            if open.contains(&group) {
+                continue;
+            }
+            if store.log().is_set_aside(group) || self.damaged.contains(&group) {
+                self.ask_for_replacement(group, replica);
+                continue;
+            }
+            let Some(shard) = self.meta.meta.shard(group) else { continue };
+            let result = if learner {
+                store.join(group, replica, now)
+            } else if shard.incarnations == 1 && store.log().first_index(group).is_none() {
+                let voters: Vec<ReplicaId> = shard.replicas.iter().map(|r| ReplicaId(r.id)).collect();
+                store.bootstrap(group, replica, &voters, now)
+            } else {
+                // A voter whose log is gone must not come back under its old id.
+                self.ask_for_replacement(group, replica);
+                continue;
+            };
+            match result {
+                Ok(()) => self.add_shard(group, replica),
+                Err(error) => tracing::error!(%group, %error, "cannot make a replica"),
+            }
+        }
+    }
+
+    /// This node's replica is damaged: it asks to be replaced by a new one on the same node.
+    fn ask_for_replacement(&mut self, group: ShardId, old: ReplicaId) {
+        let replace = v1::ReplaceReplica { shard: group.0, old: old.0, node: self.node.0 };
+        self.want(Command::ReplaceReplica(replace));
+    }
+
+    fn want(&mut self, command: Command) {
+        self.meta.wanted.push(MetaCommand { command: Some(command), ..MetaCommand::default() });
+    }
+
+    fn tell_members(&mut self, store: &mut Store) {
+        for shard in self.meta.meta.shards() {
+            let staying = shard.replicas.iter().filter(|replica| !replica.leaving);
+            let desired: Vec<Replica> = staying.map(|r| Replica { id: ReplicaId(r.id), learner: false }).collect();
+            store.reconcile(ShardId(shard.id), &desired);
+        }
+    }
+
+    fn plan_repairs(&mut self) {
+        for repair in self.meta.meta.repairs() {
+            let (shard, old, node) = (repair.shard.0, repair.old.0, repair.node.0);
+            self.want(Command::ReplaceReplica(v1::ReplaceReplica { shard, old, node }));
+        }
+    }
+
+    /// A group's members changed, says its leader: meta is told what came true.
+    pub(crate) fn members_settled(&mut self, group: ShardId, voters: &[ReplicaId], learners: &[ReplicaId]) {
+        let Some(shard) = self.meta.meta.shard(group) else { return };
+        let mut wanted = Vec::new();
+        for replica in &shard.replicas {
+            let id = ReplicaId(replica.id);
+            if replica.learner && voters.contains(&id) {
+                wanted.push(Command::ReplicaPromoted(v1::ReplicaPromoted { shard: group.0, replica: id.0 }));
+            }
+            if replica.leaving && !voters.contains(&id) && !learners.contains(&id) {
+                wanted.push(Command::ReplicaRemoved(v1::ReplicaRemoved { shard: group.0, replica: id.0 }));
+            }
+        }
+        wanted.into_iter().for_each(|command| self.want(command));
+    }
+
+    /// What a shard's leader owes meta: members, ended sessions, tombstones.
+    fn tend_shard(&mut self, id: ShardId) {
+        let Some(host) = self.shards.get_mut(&id) else { return };
+        let meta = &self.meta.meta;
+        let ended: Vec<_> =
+            host.shard.sessions().map(|(session, _)| session).filter(|session| meta.is_session_over(*session)).collect();
+        for session in ended {
+            if host.closing.insert(session) {
+                host.proposals.push(Item::CloseSession(session));
+            }
+        }
+        let mut dropped = Vec::new();
+        let tombstones = meta.tombstones().filter(|tomb| tomb.spans.iter().any(|span| span.shard == id.0));
+        for tomb in tombstones.take(DROPS_MAX) {
+            let log = LogId(tomb.log);
+            if host.shard.is_dropped(log) {
+                dropped.push(tomb.log);
+            } else if host.dropping.insert(log) {
+                host.proposals.push(Item::DropLog { log, revision: Revision(tomb.revision) });
+            }
+        }
+        let members = host.membership.clone();
+        self.dirty.insert(id);
+        if !dropped.is_empty() {
+            self.want(Command::LogsDropped(v1::LogsDropped { logs: dropped }));
+        }
+        if !members.is_joint() {
+            self.members_settled(id, &members.voters, &members.learners);
+        }
+    }
+}

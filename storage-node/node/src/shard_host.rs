@@ -1,0 +1,232 @@
+//! One shard on this node: its replicated state, and delivery while this node leads it.
+//!
+//! Danger: followers apply the same entries and must not answer anybody; every answer goes through
+//! [`ShardHost::is_leader`]. Called by the turn only.
+
+use crate::links::Links;
+use bytes::Bytes;
+use longshore_consensus::{Membership, Role};
+use longshore_delivery::{Action, Actions, Delivery};
+use longshore_io::Mono;
+use longshore_proto::v1::{self, batch_outcome, node_item};
+use longshore_shard::{BatchResult, Effects, Event, Shard};
+use longshore_wire::batch::{BatchBuilder, Item};
+use longshore_wire::context::EntryContext;
+use longshore_wire::row::Row;
+use longshore_wire::{
+    BATCH_BYTES_MAX, BatchNo, INTERNAL_SESSION, Index, LogId, LogTime, NodeId, OffsetRange, SessionId, ShardId, Term,
+};
+use std::collections::BTreeSet;
+
+/// What an apply left for the record store.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub group: ShardId,
+    pub index: Index,
+    pub rows: Vec<Row>,
+    pub data: Bytes,
+    pub released: Vec<(LogId, Vec<OffsetRange>)>,
+    pub events: Vec<Event>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ShardHost {
+    pub id: ShardId,
+    node: NodeId,
+    pub shard: Shard,
+    pub delivery: Delivery,
+    pub role: Role,
+    pub membership: Membership,
+    /// Bytes applied since the last checkpoint began.
+    pub uncheckpointed_bytes: u64,
+    /// Sessions whose opening is proposed.
+    pub opening: BTreeSet<SessionId>,
+    /// Sessions whose closing is proposed.
+    pub closing: BTreeSet<SessionId>,
+    /// Logs whose making or dropping is proposed.
+    pub making: BTreeSet<LogId>,
+    pub dropping: BTreeSet<LogId>,
+    /// What the leader itself wants replicated.
+    pub proposals: Vec<Item>,
+    effects: Effects,
+    pub actions: Actions,
+    /// Something changed that delivery may act on.
+    pub dirty: bool,
+}
+
+impl ShardHost {
+    pub fn new(id: ShardId, node: NodeId, shard: Shard, config: longshore_delivery::Config) -> ShardHost {
+        ShardHost {
+            id,
+            node,
+            shard,
+            delivery: Delivery::new(id, config),
+            role: Role::Follower { term: Term(0), leader: None },
+            membership: Membership::default(),
+            uncheckpointed_bytes: 0,
+            opening: BTreeSet::new(),
+            closing: BTreeSet::new(),
+            making: BTreeSet::new(),
+            dropping: BTreeSet::new(),
+            proposals: Vec::new(),
+            effects: Effects::default(),
+            actions: Vec::new(),
+            dirty: false,
+        }
+    }
+
+    /// The term that this node leads the shard in, if it does.
+    pub fn is_leader(&self) -> Option<Term> {
+        match self.role {
+            Role::Leader { term } => Some(term),
+            Role::Follower { .. } => None,
+        }
+    }
+
+    /// Applies one committed entry; answers gateways if this node leads.
+    pub fn apply(
+        &mut self,
+        index: Index,
+        term: Term,
+        context: &Bytes,
+        data: &Bytes,
+        now: Mono,
+        links: &mut Links,
+    ) -> Applied {
+        let stamp = EntryContext::decode(context.clone()).unwrap_or_default();
+        self.effects.clear();
+        self.shard.apply(index, term, &stamp, data, &mut self.effects);
+        self.uncheckpointed_bytes += (context.len() + data.len()) as u64;
+        if self.is_leader().is_some() {
+            self.tell_delivery(now);
+            self.answer(links);
+        }
+        Applied {
+            group: self.id,
+            index,
+            events: std::mem::take(&mut self.effects.events),
+            rows: std::mem::take(&mut self.effects.rows),
+            released: std::mem::take(&mut self.effects.released),
+            data: data.clone(),
+        }
+    }
+
+    fn tell_delivery(&mut self, now: Mono) {
+        for event in &self.effects.events {
+            match event {
+                Event::SessionOpened(session) => {
+                    self.opening.remove(session);
+                }
+                Event::SessionClosed(session) => {
+                    self.closing.remove(session);
+                    self.delivery.session_gone(now, *session);
+                }
+                Event::Created { log } => {
+                    self.making.remove(log);
+                }
+                Event::Dropped { log } => {
+                    self.dropping.remove(log);
+                }
+                _ => {}
+            }
+            self.delivery.on_event(now, event, &self.shard);
+        }
+        if !self.effects.rows.is_empty() {
+            self.delivery.appended_rows(&self.effects.rows, &self.shard);
+        }
+        self.dirty = true;
+    }
+
+    fn answer(&mut self, links: &mut Links) {
+        for (session, number, result) in self.effects.outcomes.drain(..) {
+            if session == INTERNAL_SESSION {
+                continue;
+            }
+            let result = match result {
+                BatchResult::Outcomes(bytes) => batch_outcome::Result::Outcomes(bytes),
+                BatchResult::Gap { expected } => batch_outcome::Result::Expected(expected.0),
+                BatchResult::UnknownSession => batch_outcome::Result::Refused(v1::Refused::Session.into()),
+                BatchResult::Malformed => batch_outcome::Result::Refused(v1::Refused::Malformed.into()),
+            };
+            let outcome = v1::BatchOutcome { shard: self.id.0, number: number.0, result: Some(result) };
+            links.send_to_session(session, node_item::Item::Outcome(outcome));
+        }
+    }
+
+    /// This node begins or ceases to lead the shard.
+    pub fn role_changed(&mut self, role: Role, now: Mono, links: &mut Links) {
+        let led_before = self.is_leader();
+        self.role = role;
+        match (led_before, role) {
+            (Some(before), Role::Leader { term }) if before == term => {}
+            (_, Role::Leader { term }) => {
+                if led_before.is_some() {
+                    self.delivery.resign(&mut self.actions);
+                    links.forget_shard(self.id);
+                }
+                self.delivery.become_leader(now, term, &self.shard);
+            }
+            (Some(_), Role::Follower { .. }) => {
+                self.delivery.resign(&mut self.actions);
+                links.forget_shard(self.id);
+            }
+            (None, Role::Follower { .. }) => {}
+        }
+        self.opening.clear();
+        self.closing.clear();
+        self.making.clear();
+        self.dropping.clear();
+        self.proposals.clear();
+        self.dirty = true;
+        let leader = self.leader_item(0);
+        for link in links.all().collect::<Vec<_>>() {
+            links.send(link, leader.clone());
+        }
+    }
+
+    /// Who leads, for a gateway.
+    pub fn leader_item(&self, request: u64) -> node_item::Item {
+        let (term, node) = match self.role {
+            Role::Leader { term } => (term, self.node.0),
+            Role::Follower { term, leader } => (term, leader.map_or(0, |leader| leader.node().0)),
+        };
+        node_item::Item::Leader(v1::Leader { shard: self.id.0, term: term.0, node, request })
+    }
+
+    /// The batches of the leader's own commands, each within its bound.
+    pub fn take_proposals(&mut self) -> Vec<Bytes> {
+        let mut batches = Vec::new();
+        let mut builder = BatchBuilder::new(INTERNAL_SESSION);
+        for item in self.proposals.drain(..) {
+            builder.push(&item);
+            if builder.bytes() >= BATCH_BYTES_MAX / 4 {
+                let full = std::mem::replace(&mut builder, BatchBuilder::new(INTERNAL_SESSION));
+                batches.push(full.finish(BatchNo(0)));
+            }
+        }
+        if !builder.is_empty() {
+            batches.push(builder.finish(BatchNo(0)));
+        }
+        batches
+    }
+
+    /// Messages that are not settled, over all logs.
+    pub fn unsettled(&self) -> u64 {
+        let cursors = self.shard.logs().flat_map(|log| log.cursors().map(|(_, cursor)| cursor.unsettled_count()));
+        cursors.sum()
+    }
+
+    /// Asks for a gateway's session, once.
+    pub fn open_session(&mut self, session: SessionId) {
+        if self.shard.session(session).is_none() && self.opening.insert(session) {
+            self.proposals.push(Item::OpenSession(session));
+        }
+    }
+
+    /// Moves what delivery wants into `actions`.
+    pub fn turn_delivery(&mut self, now: Mono, log_time: LogTime, may_deliver: bool) -> Vec<Action> {
+        self.delivery.turn(now, log_time, may_deliver, &self.shard, &mut self.actions);
+        self.dirty = false;
+        std::mem::take(&mut self.actions)
+    }
+}

@@ -1,0 +1,250 @@
+//! Installing a snapshot: the state's pages are staged durably, every body that they name is fetched and synced, and only
+//! then consensus hears of it.
+//!
+//! Danger: a snapshot that is acknowledged before its bodies are durable is a replica that votes for messages which it
+//! does not have. What was fetched stays and counts for the next try.
+
+use crate::META;
+use crate::bodies::import;
+use crate::checkpoints::STAGED;
+use crate::host::Host;
+use crate::io::{FetchSend, Output, SnapshotSend, Task};
+use crate::pages;
+use crate::shard_host::ShardHost;
+use bytes::Bytes;
+use longshore_checkpoint::Mark;
+use longshore_consensus::{Event, SnapshotMeta};
+use longshore_meta::Meta;
+use longshore_proto::v1::{FetchReply, FetchRequest};
+use longshore_records::LiveView;
+use longshore_shard::Shard;
+use longshore_wire::{Index, LogId, LogTime, Offset, OffsetRange, ReplicaId, ShardId};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A snapshot on its way in.
+#[derive(Debug)]
+pub(crate) struct Installing {
+    meta: SnapshotMeta,
+    from: ReplicaId,
+    state: State,
+    /// Runs of offsets that are still missing here.
+    missing: VecDeque<(LogId, OffsetRange)>,
+    asked: bool,
+    imports: usize,
+    staged: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Meta(Box<Meta>),
+    Shard(Box<Shard>),
+}
+
+impl Host {
+    /// Sends a snapshot of ours.
+    pub(crate) fn send_snapshot(&mut self, group: ShardId, to: ReplicaId, meta: &SnapshotMeta, pages: Vec<Bytes>, out: &mut Output) {
+        let from = self.replicas.get(&group).copied().unwrap_or_default();
+        let head = pages::snapshot_head(&self.config.cluster, group, from, meta);
+        out.snapshots.push(SnapshotSend { to_node: to.node(), to, head, pages });
+    }
+
+    /// The receiver of a snapshot of ours has it, or not.
+    pub(crate) fn snapshot_sent(&mut self, group: ShardId, to: ReplicaId) {
+        if let Some(pin) = self.pins.remove(&(group, to)) {
+            self.records.unpin(pin);
+        }
+    }
+
+    /// Consensus wants a snapshot's pages staged and its bodies here.
+    pub(crate) fn fetch_bodies(
+        &mut self,
+        group: ShardId,
+        from: ReplicaId,
+        meta: SnapshotMeta,
+        pieces: &[Bytes],
+        events: &mut Vec<Event>,
+        out: &mut Output,
+    ) {
+        let failed = Event::BodiesFailed { group, index: meta.index };
+        let Ok(pages) = pages::unpack(pieces) else { return events.push(failed) };
+        let staged: BTreeMap<Bytes, Bytes> = pages.iter().cloned().collect();
+        let state = if group == META {
+            Meta::restore(pages).map(|meta| State::Meta(Box::new(meta))).ok()
+        } else {
+            Shard::restore(group, pages).map(|shard| State::Shard(Box::new(shard))).ok()
+        };
+        let Some(state) = state else {
+            tracing::error!(%group, "a snapshot's state cannot be read");
+            return events.push(failed);
+        };
+        let missing = match &state {
+            State::Meta(_) => VecDeque::new(),
+            State::Shard(shard) => self.missing_of(shard),
+        };
+        let mark = Mark { index: meta.index, term: meta.term, log_time: LogTime(0), conf: Bytes::new() };
+        match self.pages.replace(ShardId(group.0 | STAGED), mark, staged) {
+            Ok(job) => out.tasks.push(Task::Checkpoint(job)),
+            Err(_) => return events.push(failed),
+        }
+        let installing = Installing { meta, from, state, missing, asked: false, imports: 0, staged: false };
+        self.installing.insert(group, installing);
+        self.go_on_installing(group, events, out);
+    }
+
+    fn missing_of(&self, shard: &Shard) -> VecDeque<(LogId, OffsetRange)> {
+        let mut all = VecDeque::new();
+        for log in shard.logs() {
+            let live: Vec<_> = log.live_ranges().collect();
+            all.extend(self.records.missing(log.id(), &live).into_iter().map(|range| (log.id(), range)));
+        }
+        all
+    }
+
+    /// Asks for the next run that is missing, or ends the installation.
+    pub(crate) fn go_on_installing(&mut self, group: ShardId, events: &mut Vec<Event>, out: &mut Output) {
+        let Some(installing) = self.installing.get_mut(&group) else { return };
+        if installing.asked || installing.imports > 0 {
+            return;
+        }
+        if let Some((log, range)) = installing.missing.front() {
+            installing.asked = true;
+            let request = FetchRequest {
+                cluster: self.config.cluster.clone(),
+                shard: group.0,
+                snapshot_index: installing.meta.index.0,
+                log: log.0,
+                from: range.first.0,
+                until: range.last.0 + 1,
+            };
+            return out.fetches.push(FetchSend { to_node: installing.from.node(), group, request });
+        }
+        if installing.staged {
+            events.push(Event::BodiesDurable { group, index: installing.meta.index });
+        }
+    }
+
+    /// The pages are durable.
+    pub(crate) fn snapshot_staged(&mut self, group: ShardId, index: Index) {
+        if let Some(installing) = self.installing.get_mut(&group)
+            && installing.meta.index == index
+        {
+            installing.staged = true;
+        }
+    }
+
+    /// Records of a peer: for a snapshot, or to repair what is damaged here.
+    pub(crate) fn fetched(&mut self, group: ShardId, reply: Option<FetchReply>, events: &mut Vec<Event>, out: &mut Output) {
+        let Some(installing) = self.installing.get_mut(&group) else {
+            if let Some(reply) = reply {
+                self.repaired(group, reply, out);
+            }
+            return;
+        };
+        let index = installing.meta.index;
+        let Some(reply) = reply.filter(|reply| !reply.unknown_snapshot) else {
+            self.installing.remove(&group);
+            return events.push(Event::BodiesFailed { group, index });
+        };
+        if reply.done {
+            installing.asked = false;
+            installing.missing.pop_front();
+        }
+        let batch: Result<Vec<_>, _> = reply.records.into_iter().map(|fetched| import(group, fetched)).collect();
+        match batch.map(|batch| (batch.is_empty(), self.records.import(batch))) {
+            Ok((true, _)) => {}
+            Ok((false, Ok(job))) => {
+                installing.imports += 1;
+                out.tasks.push(Task::Records(job));
+            }
+            Ok((false, Err(error))) => {
+                tracing::warn!(%group, %error, "what a peer sent cannot be stored");
+                self.installing.remove(&group);
+                return events.push(Event::BodiesFailed { group, index });
+            }
+            Err(error) => {
+                tracing::warn!(%group, %error, "what a peer sent cannot be read");
+                self.installing.remove(&group);
+                return events.push(Event::BodiesFailed { group, index });
+            }
+        }
+        self.go_on_installing(group, events, out);
+    }
+
+    /// An import is finished.
+    pub(crate) fn imported(&mut self, ok: bool, events: &mut Vec<Event>, out: &mut Output) {
+        let groups: Vec<ShardId> =
+            self.installing.iter().filter(|(_, installing)| installing.imports > 0).map(|(group, _)| *group).collect();
+        // Jobs finish in the order of their making; an import belongs to the first installation that waits for one.
+        let Some(group) = groups.first().copied() else { return };
+        if let Some(installing) = self.installing.get_mut(&group) {
+            installing.imports -= 1;
+            if !ok {
+                let index = installing.meta.index;
+                self.installing.remove(&group);
+                return events.push(Event::BodiesFailed { group, index });
+            }
+        }
+        self.go_on_installing(group, events, out);
+    }
+
+    /// Consensus has made the staged snapshot the group's history.
+    pub(crate) fn restore_staged(&mut self, group: ShardId, meta: &SnapshotMeta) {
+        let Some(installing) = self.installing.remove(&group) else { return };
+        tracing::info!(node = %self.node, %group, index = %meta.index, "installed a snapshot");
+        metrics::counter!("longshore_snapshots_installed_total").increment(1);
+        match installing.state {
+            State::Meta(restored) => {
+                self.meta.meta = *restored;
+                self.meta.changed = true;
+            }
+            State::Shard(restored) => {
+                self.records.recover(group, &View(&restored));
+                let host = ShardHost::new(group, self.node, *restored, self.config.delivery.clone());
+                let old = self.shards.insert(group, host);
+                if let (Some(old), Some(host)) = (old, self.shards.get_mut(&group)) {
+                    (host.role, host.membership) = (old.role, old.membership);
+                }
+            }
+        }
+        self.replace_checkpoint.insert(group);
+        self.pending.remove(&group);
+        self.installed.push(group);
+        self.reconcile_due = true;
+    }
+}
+
+/// A shard's word on what the record store must keep.
+pub(crate) struct View<'a>(pub &'a Shard);
+
+impl LiveView for View<'_> {
+    fn applied(&self) -> Index {
+        self.0.applied()
+    }
+
+    fn first(&self, log: LogId) -> Option<Offset> {
+        self.0.log(log).map(|log| log.first())
+    }
+
+    fn dead(&self, log: LogId, dead: &mut dyn FnMut(OffsetRange)) {
+        let Some(log) = self.0.log(log) else { return };
+        let mut at = log.first();
+        for live in log.live_ranges() {
+            if live.first > at {
+                dead(OffsetRange { first: at, last: Offset(live.first.0 - 1) });
+            }
+            at = live.last.plus(1);
+        }
+        if log.next() > at {
+            dead(OffsetRange { first: at, last: Offset(log.next().0 - 1) });
+        }
+    }
+
+    fn uploads_from(&self) -> Index {
+        self.0.oldest_pinned_index().unwrap_or(Index(self.0.applied().0 + 1))
+    }
+}
+
+/// Loads what was staged but not yet restored when the process ended, for the start.
+pub(crate) fn staged_group(group: ShardId) -> Option<ShardId> {
+    (group.0 & STAGED != 0).then_some(ShardId(group.0 & !STAGED))
+}

@@ -1,0 +1,205 @@
+//! Which cluster a data directory belongs to: found again, formed with others, or joined.
+//!
+//! A cluster is formed once, when every address in `initial_nodes` answers with an empty data directory: its id is a hash over
+//! all their identities, so that each node computes the same one alone. An empty node that finds a peer with a cluster joins
+//! that; otherwise it waits. Danger: a node that formed a second cluster beside a living one would split it.
+
+use crate::config::StorageConfig;
+use longshore_io::Disk;
+use longshore_log::{Identity, IdentityError};
+use longshore_proto::transport::{self, TlsIdentity};
+use longshore_proto::v1::meta_client::MetaClient;
+use longshore_proto::v1::peer_client::PeerClient;
+use longshore_proto::v1::{
+    self, IdentifyRequest, MetaCommand, MetaError, RegisterNode, StorageNode as NodeInfo, meta_command,
+};
+use longshore_proto::VERSION;
+use longshore_wire::NodeId;
+use sha2::{Digest, Sha256};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Between two rounds of asking the others.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+/// One question takes no longer.
+const ASK_TIME: Duration = Duration::from_secs(2);
+
+/// What a node knows of itself once it belongs to a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Membership {
+    pub cluster: String,
+    pub node: NodeId,
+    /// The nodes that form the cluster, in order of their ids; empty if it was formed before.
+    pub forming: Vec<NodeInfo>,
+}
+
+/// Finds out. Waits as long as it takes; `identity` is what others are told meanwhile.
+pub(crate) async fn find(
+    config: &StorageConfig,
+    tls: Option<&TlsIdentity>,
+    disk: &Arc<dyn Disk>,
+    own: Identity,
+    told: &Arc<Mutex<v1::Identity>>,
+) -> Result<Membership, IdentityError> {
+    if let (Some(cluster), Some(node)) = (own.cluster, own.node) {
+        return Ok(Membership { cluster: hex(&cluster), node, forming: Vec::new() });
+    }
+    let mut addresses = config.initial_nodes.clone();
+    if addresses.is_empty() {
+        addresses.push(config.advertised().to_owned());
+    }
+    addresses.sort();
+    addresses.dedup();
+    loop {
+        let answers = ask_all(&addresses, config.advertised(), tls, told).await;
+        let with_cluster = answers.iter().flatten().find(|answer| {
+            !answer.cluster.is_empty() && !is_forming_with_us(answer, &answers, &own)
+        });
+        let found = if let Some(peer) = with_cluster {
+            join(config, tls, &own, peer).await
+        } else {
+            form(config, &addresses, &answers, &own)
+        };
+        if let Some(membership) = found {
+            let mut identity = own.clone();
+            identity.cluster = unhex(&membership.cluster);
+            identity.node = Some(membership.node);
+            identity.store(disk.as_ref())?;
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.cluster.clone_from(&membership.cluster);
+            told.node = membership.node.0;
+            return Ok(membership);
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+async fn ask_all(
+    addresses: &[String],
+    own_address: &str,
+    tls: Option<&TlsIdentity>,
+    told: &Arc<Mutex<v1::Identity>>,
+) -> Vec<Option<v1::Identity>> {
+    let asks = addresses.iter().map(|address| async move {
+        if address == own_address {
+            return Some(told.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        }
+        let channel = transport::channel(address, tls).ok()?;
+        let request = IdentifyRequest { version: VERSION, cluster: String::new() };
+        let mut client = PeerClient::new(channel);
+        tokio::time::timeout(ASK_TIME, client.identify(request)).await.ok()?.ok().map(|answer| answer.into_inner())
+    });
+    futures_util::future::join_all(asks).await
+}
+
+/// A peer that has just formed the cluster that we are about to form with it.
+fn is_forming_with_us(peer: &v1::Identity, answers: &[Option<v1::Identity>], own: &Identity) -> bool {
+    let all: Option<Vec<&v1::Identity>> = answers.iter().map(Option::as_ref).collect();
+    all.is_some_and(|all| {
+        all.iter().any(|answer| *answer.identity == own.random) && cluster_id(&all) == peer.cluster
+    })
+}
+
+fn cluster_id(all: &[&v1::Identity]) -> String {
+    let mut identities: Vec<_> = all.iter().map(|answer| answer.identity.clone()).collect();
+    identities.sort();
+    let mut hash = Sha256::new();
+    identities.iter().for_each(|identity| hash.update(identity));
+    hex(&hash.finalize()[..16])
+}
+
+/// Forms the cluster if all of it is here, each with an identity and without a cluster (or with this very one).
+fn form(
+    config: &StorageConfig,
+    addresses: &[String],
+    answers: &[Option<v1::Identity>],
+    own: &Identity,
+) -> Option<Membership> {
+    let all: Vec<&v1::Identity> = answers.iter().map(Option::as_ref).collect::<Option<_>>()?;
+    let cluster = cluster_id(&all);
+    if !all.iter().all(|answer| answer.cluster.is_empty() || answer.cluster == cluster) {
+        return None;
+    }
+    let info = |(at, (address, answer)): (usize, (&String, &&v1::Identity))| NodeInfo {
+        id: at as u32 + 1,
+        address: address.clone(),
+        zone: if *answer.identity == own.random { config.zone.clone() } else { String::new() },
+        version: answer.version.clone(),
+        retired: false,
+        identity: answer.identity.clone(),
+    };
+    let forming: Vec<NodeInfo> = addresses.iter().zip(&all).enumerate().map(info).collect();
+    let me = forming.iter().find(|node| *node.identity == own.random)?;
+    let node = NodeId(me.id);
+    tracing::info!(%cluster, %node, nodes = forming.len(), "forming a cluster");
+    Some(Membership { cluster, node, forming })
+}
+
+/// Asks to be taken into a peer's cluster as a new node.
+async fn join(
+    config: &StorageConfig,
+    tls: Option<&TlsIdentity>,
+    own: &Identity,
+    peer: &v1::Identity,
+) -> Option<Membership> {
+    let info = NodeInfo {
+        id: 0,
+        address: config.advertised().to_owned(),
+        zone: config.zone.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        retired: false,
+        identity: own.random.to_vec().into(),
+    };
+    let register = meta_command::Command::RegisterNode(RegisterNode { node: Some(info) });
+    let command = MetaCommand { command: Some(register), ..MetaCommand::default() };
+    let mut addresses = vec![peer.address.clone()];
+    addresses.extend(config.initial_nodes.iter().filter(|address| *address != config.advertised()).cloned());
+    let mut at = 0;
+    while let Some(address) = addresses.get(at).cloned() {
+        at += 1;
+        let Some(reply) = submit(&address, tls, command.clone()).await else { continue };
+        if let Some(leader) = &reply.not_leader
+            && !leader.address.is_empty()
+            && !addresses.contains(&leader.address)
+        {
+            addresses.push(leader.address.clone());
+        }
+        if reply.error() == MetaError::MetaOk && reply.node != 0 {
+            tracing::info!(cluster = %peer.cluster, node = reply.node, "joined a cluster");
+            return Some(Membership { cluster: peer.cluster.clone(), node: NodeId(reply.node), forming: Vec::new() });
+        }
+    }
+    None
+}
+
+async fn submit(address: &str, tls: Option<&TlsIdentity>, command: MetaCommand) -> Option<v1::MetaReply> {
+    let channel = transport::channel(address, tls).ok()?;
+    let mut client = MetaClient::new(channel);
+    tokio::time::timeout(ASK_TIME, client.submit(command)).await.ok()?.ok().map(|reply| reply.into_inner())
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<[u8; 16]> {
+    let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
+    let bytes: Option<Vec<u8>> = (0..16).map(byte).collect();
+    bytes?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_computes_the_same_cluster() {
+        let identity = |byte: u8| v1::Identity { identity: vec![byte; 16].into(), ..v1::Identity::default() };
+        let (a, b, c) = (identity(1), identity(2), identity(3));
+        let id = cluster_id(&[&a, &b, &c]);
+        assert_eq!(id, cluster_id(&[&c, &a, &b]));
+        assert_ne!(id, cluster_id(&[&a, &b]));
+        assert_eq!(hex(&unhex(&id).unwrap()), id);
+    }
+}
