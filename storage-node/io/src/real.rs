@@ -31,6 +31,9 @@ impl RealDisk {
     /// Errors: `ResourceBusy` if another process uses it; whatever the file system says.
     pub fn open(root: &Path) -> io::Result<RealDisk> {
         std::fs::create_dir_all(root)?;
+        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
+        }
         let lock = OpenOptions::new()
             .read(true)
             .write(true)

@@ -6,16 +6,19 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `state` | files and names, durable and current |
+//! | `state` | names and operations |
+//! | `file` | a file's bytes, durable and current |
 //! | `fault` | what is injected, and the seeded choices |
 
 mod fault;
+mod file;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use fault::{Effect, Fault, Operation, Rng};
-pub use state::{Record, SECTOR_BYTES};
+pub use file::SECTOR_BYTES;
+pub use state::Record;
 
 use crate::{Disk, DiskFile, OpenMode};
 use state::State;

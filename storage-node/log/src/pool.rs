@@ -146,7 +146,10 @@ impl Pool {
         file.write_at(&[IoSlice::new(&header)], 0).map_err(classify(&path))?;
         file.sync_data().map_err(classify(&path))?;
         state.free.pop();
-        self.save(state, manifest)?;
+        if let Err(error) = self.save(state, manifest) {
+            state.free.push(slot);
+            return Err(error);
+        }
         state.standby.push_back(Arc::new(segment));
         self.standby_len.store(state.standby.len(), Ordering::Release);
         Ok(())

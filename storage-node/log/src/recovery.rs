@@ -5,7 +5,7 @@
 //! higher number follows anywhere, and what damage cost is put into the manifest before anything is cut.
 //! Called by [`crate::NodeLog::open`] only.
 
-use crate::format::{self, BATCH_ALIGN, BatchHeader, Body, FIRST_POSITION, GroupList, Mark, Record};
+use crate::format::{self, BatchHeader, Body, FIRST_POSITION, GroupList, Mark, Record};
 use crate::ledger::Ledger;
 use crate::manifest::Lost;
 use crate::segment::Segment;
@@ -47,6 +47,8 @@ pub(crate) struct Scan {
     holes: BTreeSet<ShardId>,
     /// The newest mark of each group that was read.
     marks: BTreeMap<ShardId, Mark>,
+    /// The segment read last, by its place.
+    content: Option<(usize, Bytes)>,
 }
 
 /// A batch that should be at a position and is not whole.
@@ -75,6 +77,7 @@ impl Scan {
             known_losses,
             holes: BTreeSet::new(),
             marks: BTreeMap::new(),
+            content: None,
         }
     }
 
@@ -82,12 +85,12 @@ impl Scan {
     pub(crate) fn run(&mut self, segments: &[Arc<Segment>]) -> Result<(), OpenError> {
         let mut place = 0;
         let mut bytes = Bytes::new();
-        let mut loaded = None;
+        let mut is_first = true;
         while let Some(segment) = segments.get(self.at.0) {
-            if loaded != Some(self.at.0) {
+            if is_first || place != self.at.0 {
+                is_first = false;
                 place = self.at.0;
-                bytes = load(segment)?;
-                loaded = Some(place);
+                bytes = self.content(place, segment)?;
                 self.first_sequences.resize(place + 1, self.sequence);
             }
             let position = self.at.1;
@@ -104,6 +107,7 @@ impl Scan {
                 }
             }
         }
+        self.content = None;
         self.losses_before(u64::MAX);
         if !self.holes.is_empty()
             && let Some(segment) = segments.get(place)
@@ -114,6 +118,17 @@ impl Scan {
         }
         self.every_other_lost |= self.every_lost;
         Ok(())
+    }
+
+    fn content(&mut self, place: usize, segment: &Segment) -> Result<Bytes, OpenError> {
+        match &self.content {
+            Some((cached, bytes)) if *cached == place => Ok(bytes.clone()),
+            _ => {
+                let bytes = load(segment)?;
+                self.content = Some((place, bytes.clone()));
+                Ok(bytes)
+            }
+        }
     }
 
     fn accept(&mut self, segment: &Segment, position: u64, header: BatchHeader, records: Vec<(u64, Record)>) {
@@ -151,7 +166,7 @@ impl Scan {
             if found.is_some() {
                 break;
             }
-            let content = load(candidate)?;
+            let content = self.content(later, candidate)?;
             found = format::find_batch(&content, candidate.seed, FIRST_POSITION, sequence_min)
                 .map(|(p, h)| (later, p, h));
         }
@@ -182,7 +197,7 @@ impl Scan {
     /// The usual end of a segment: the next one begins with the number that is due.
     fn continues_in_next(&mut self, segments: &[Arc<Segment>], place: usize) -> Result<bool, OpenError> {
         let Some(next) = segments.get(place + 1) else { return Ok(false) };
-        let content = load(next)?;
+        let content = self.content(place + 1, next)?;
         let begins = BatchHeader::decode(&content, next.seed, FIRST_POSITION);
         if begins.is_none_or(|header| header.sequence != self.sequence) {
             return Ok(false);
@@ -314,16 +329,13 @@ impl Scan {
         let failed = |source| OpenError::Io { path: segment.path(), source };
         let bytes = load(segment)?;
         let end = self.at.1;
-        // One batch at most is torn, and none is larger than half a segment and its lists.
-        let cut_end =
-            (end + segment.bytes / 2 + FIRST_POSITION).next_multiple_of(BATCH_ALIGN).min(segment.bytes);
         let file = segment.writable().map_err(failed)?;
         let part = |from: u64, to: u64| bytes.get(from as usize..to as usize).unwrap_or_default();
         if let Some(start) = self.last_batch {
             file.write_at(&[IoSlice::new(part(start, end))], start).map_err(failed)?;
         }
-        if part(end, cut_end).iter().any(|byte| *byte != 0) {
-            crate::pool::write_zeros(file.as_ref(), end, cut_end).map_err(failed)?;
+        if part(end, segment.bytes).iter().any(|byte| *byte != 0) {
+            crate::pool::write_zeros(file.as_ref(), end, segment.bytes).map_err(failed)?;
         }
         file.sync_data().map_err(failed)
     }
