@@ -89,7 +89,7 @@ impl Delivery {
         earlier(self.agenda.next_timer(), self.core.waiting.as_ref().map(|waiting| waiting.until))
     }
 
-    /// The rows that the record store answers to [`Action::LoadRows`]: those whose end is beyond `from`, ascending, at
+    /// The rows that the record store answers to [`LoadRows`](crate::Action::LoadRows): those whose end is beyond `from`, ascending, at
     /// most `max`; none only if there are none now. A late answer is ignored.
     pub fn rows_loaded(&mut self, _: Mono, id: LoadId, rows: Vec<Row>, shard: &impl View) {
         let Some(load_for) = self.core.loads.remove(&id) else { return };
@@ -105,7 +105,7 @@ impl Delivery {
         self.agenda.mark(load_for.queue);
     }
 
-    /// The answer to [`Action::FindTime`]; the log's next offset where nothing is as young.
+    /// The answer to [`FindTime`](crate::Action::FindTime); the log's next offset where nothing is as young.
     pub fn time_found(&mut self, id: LoadId, offset: Offset) {
         let Some(load_for) = self.core.loads.remove(&id) else { return };
         let Some(durable) = self.durable.get_mut(&load_for.queue) else { return };

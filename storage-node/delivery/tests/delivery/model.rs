@@ -29,6 +29,7 @@ enum Step {
     Lease { on: bool },
     Hold { on: bool },
     Release,
+    FailLoads,
     Wait { ms: u16 },
     Purge,
     Rewind { to: u8 },
@@ -54,6 +55,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(|on| Step::Lease { on }),
         2 => any::<bool>().prop_map(|on| Step::Hold { on }),
         3 => Just(Step::Release),
+        1 => Just(Step::FailLoads),
         3 => (0..1500u16).prop_map(|ms| Step::Wait { ms }),
         1 => Just(Step::Purge),
         1 => (0..30u8).prop_map(|to| Step::Rewind { to }),
@@ -266,6 +268,7 @@ impl Model {
             Step::Lease { on } => self.world.may_deliver = on,
             Step::Hold { on } => self.world.hold = on,
             Step::Release => self.world.release(),
+            Step::FailLoads => self.world.failures = 2,
             Step::Wait { ms } => {
                 let actions = self.world.wait(u64::from(ms));
                 self.check(actions);

@@ -22,6 +22,8 @@ pub struct World {
     pub hold: bool,
     pub held_items: Vec<Item>,
     pub held_loads: Vec<Action>,
+    /// The next questions fail.
+    pub failures: u32,
     rows: BTreeMap<LogId, Vec<Row>>,
     numbers: BTreeMap<SessionId, u64>,
     index: u64,
@@ -47,6 +49,7 @@ impl World {
             hold: false,
             held_items: Vec::new(),
             held_loads: Vec::new(),
+            failures: 0,
             rows: BTreeMap::new(),
             numbers: BTreeMap::new(),
             index: 0,
@@ -60,15 +63,17 @@ impl World {
         LogTime(self.now.0 / 1_000)
     }
 
-    /// A new leader takes over (the same state, delivery from nothing). What was not applied is lost.
+    /// A new leader takes over (the same state, delivery from nothing). What was not applied is lost; what the
+    /// record store was asked before is answered late.
     pub fn lead(&mut self, term: u64) -> Actions {
         let mut out = Vec::new();
         self.delivery.resign(&mut out);
         self.held_items.clear();
-        self.held_loads.clear();
+        let late = std::mem::take(&mut self.held_loads);
         self.term = Term(term);
         self.apply(Bytes::new());
         self.delivery.become_leader(self.now, self.term, &self.shard);
+        late.into_iter().for_each(|load| self.answer(load));
         out
     }
 
@@ -171,6 +176,10 @@ impl World {
 
     fn answer(&mut self, load: Action) {
         match load {
+            Action::LoadRows { id, .. } | Action::FindTime { id, .. } if self.failures > 0 => {
+                self.failures -= 1;
+                self.delivery.load_failed(self.now, id);
+            }
             Action::LoadRows { id, log, from, max } => {
                 let rows = self.read(log, from, max);
                 self.delivery.rows_loaded(self.now, id, rows, &self.shard);
