@@ -184,7 +184,8 @@ impl<O: Clone> Consumers<O> {
             let held = v1::Held { offset: offset.0, lease: lease.0, term: term.0 };
             by_log.entry(log).or_default().push(held);
         }
-        for (log, held) in by_log {
+        for (log, mut held) in by_log {
+            held.sort_unstable_by_key(|held| held.offset);
             for held in held.chunks(HOLD_MAX) {
                 let hold = v1::Hold { shard: self.shard.0, log: log.0, cursor: 0, held: held.to_vec() };
                 items.push(item(v1::gateway_item::Item::Hold(hold)));

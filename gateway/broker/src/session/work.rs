@@ -115,17 +115,28 @@ enum Work<T> {
     Upload(Upload<T>),
 }
 
+#[derive(Debug)]
+struct Turn<T> {
+    stream: u64,
+    upload: Upload<T>,
+    /// It may end once so many chunks were taken: those that the stream sent before it are among them.
+    after: u64,
+}
+
 /// The line of what waits. Order holds per stream (a client connection): what a stream sends after a large body
 /// waits for its end, other streams pass.
 #[derive(Debug)]
 pub struct Line<T> {
     ready: VecDeque<Chunk<T>>,
     /// At most one per stream, served in turn, one part a batch.
-    uploads: VecDeque<(u64, Upload<T>)>,
+    uploads: VecDeque<Turn<T>>,
     held: HashMap<u64, VecDeque<Work<T>>>,
     bytes: usize,
     /// So many at the front of `ready` were in a batch before; parts of an upload among them go before its next.
     put_back: usize,
+    /// Chunks ever put into `ready`, and taken from it, but for those put back.
+    pushed: u64,
+    taken: u64,
     /// The last batch had no room for a part: the next one begins with one.
     part_left_out: bool,
 }
@@ -138,6 +149,8 @@ impl<T> Default for Line<T> {
             held: HashMap::new(),
             bytes: 0,
             put_back: 0,
+            pushed: 0,
+            taken: 0,
             part_left_out: false,
         }
     }
@@ -159,8 +172,13 @@ impl<T> Line<T> {
         self.bytes += chunk.bytes();
         match self.held.get_mut(&stream) {
             Some(held) => held.push_back(Work::Chunk(chunk)),
-            None => self.ready.push_back(chunk),
+            None => self.line_up(chunk),
         }
+    }
+
+    fn line_up(&mut self, chunk: Chunk<T>) {
+        self.pushed += 1;
+        self.ready.push_back(chunk);
     }
 
     /// Adds a large message of a stream.
@@ -174,7 +192,7 @@ impl<T> Line<T> {
 
     fn begin(&mut self, stream: u64, upload: Upload<T>) {
         self.held.entry(stream).or_default();
-        self.uploads.push_back((stream, upload));
+        self.uploads.push_back(Turn { stream, upload, after: self.pushed });
     }
 
     /// Puts back what was in a batch that never counted, before everything else.
@@ -192,7 +210,9 @@ impl<T> Line<T> {
         if uploading && self.part_left_out && self.put_back == 0 {
             self.step_upload(session, &mut batch, part_bytes);
             self.part_left_out = false;
-            return batch;
+            if batch.is_some() {
+                return batch;
+            }
         }
         let chunks_max = if uploading { bytes_max.saturating_sub(part_room) } else { bytes_max };
         while let Some(next) = self.ready.front() {
@@ -200,7 +220,10 @@ impl<T> Line<T> {
                 break;
             }
             let Some(next) = self.ready.pop_front() else { break };
-            self.put_back = self.put_back.saturating_sub(1);
+            match self.put_back {
+                0 => self.taken += 1,
+                _ => self.put_back -= 1,
+            }
             self.bytes = self.bytes.saturating_sub(next.bytes());
             match &mut batch {
                 None => batch = Some(next),
@@ -218,20 +241,22 @@ impl<T> Line<T> {
     }
 
     fn step_upload(&mut self, session: SessionId, batch: &mut Option<Chunk<T>>, part_bytes: usize) {
-        let Some((stream, mut upload)) = self.uploads.pop_front() else { return };
+        let may_go = |turn: &Turn<T>| !turn.upload.body.is_empty() || turn.after <= self.taken;
+        let Some(at) = self.uploads.iter().position(may_go) else { return };
+        let Some(mut turn) = self.uploads.remove(at) else { return };
         let target = batch.get_or_insert_with(|| Chunk::new(session));
-        match upload.part(part_bytes) {
+        match turn.upload.part(part_bytes) {
             Some(item) => {
                 if let Item::Part { bytes, .. } = &item {
                     self.bytes = self.bytes.saturating_sub(bytes.len());
                 }
                 target.push(&item, Tag::Part);
-                self.uploads.push_back((stream, upload));
+                self.uploads.push_back(turn);
             }
             None => {
-                self.bytes = self.bytes.saturating_sub(upload.last.bytes());
-                target.join(upload.last);
-                self.release(stream);
+                self.bytes = self.bytes.saturating_sub(turn.upload.last.bytes());
+                target.join(turn.upload.last);
+                self.release(turn.stream);
             }
         }
     }
@@ -241,7 +266,7 @@ impl<T> Line<T> {
         let Some(mut held) = self.held.remove(&stream) else { return };
         while let Some(work) = held.pop_front() {
             match work {
-                Work::Chunk(chunk) => self.ready.push_back(chunk),
+                Work::Chunk(chunk) => self.line_up(chunk),
                 Work::Upload(upload) => {
                     self.begin(stream, upload);
                     self.held.insert(stream, held);
@@ -257,7 +282,7 @@ impl<T> Line<T> {
             Work::Chunk(chunk) => chunk,
             Work::Upload(upload) => upload.last,
         });
-        let uploads = self.uploads.into_iter().map(|(_, upload)| upload.last);
+        let uploads = self.uploads.into_iter().map(|turn| turn.upload.last);
         let chunks = self.ready.into_iter().chain(uploads).chain(held);
         chunks.flat_map(|chunk| chunk.tags).flat_map(Tag::into_all).collect()
     }
