@@ -263,7 +263,8 @@ pub enum Action {
 }
 
 /// What a turn wants done. Everything in it may start at once and overlap, except that [`Held`] frames wait for
-/// their ticket.
+/// their ticket. The caller empties it after each turn; a write that is left in it is a write lost, and the next turn refuses
+/// to go on.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Frames that leave now, in order per peer and lane.

@@ -43,12 +43,6 @@ impl Group {
                 }
             }
             Duty::Serve => {
-                if let Some(home) = self.asked_home.take() {
-                    let heir = self.members().voters.iter().copied().find(|id| id.node() == home);
-                    if heir.is_some_and(|heir| self.hand_over(heir, turn)) {
-                        return;
-                    }
-                }
                 self.drive_membership(turn);
                 self.balance(turn);
             }

@@ -25,7 +25,7 @@ use crate::mutations::{self, Mutation};
 use crate::rng::Rng;
 use crate::storage::GroupStorage;
 use longshore_io::Mono;
-use longshore_wire::{Index, NodeId, ReplicaId, ShardId, Term};
+use longshore_wire::{Index, ReplicaId, ShardId, Term};
 use raft::eraftpb::Entry;
 use raft::{RawNode, StateRole};
 use snapshot::Incoming;
@@ -86,12 +86,10 @@ pub(crate) struct Group {
     /// The entry that made the current membership.
     members_at: Index,
     wanted: Vec<Replica>,
-    /// Whom an administrator wants to lead.
+    /// Whom an administrator wants to lead; tried once.
     asked: Option<ReplicaId>,
     transferring: Option<ReplicaId>,
     calm_ticks: u64,
-    /// Where an administrator wants the leadership; tried once.
-    pub(crate) asked_home: Option<NodeId>,
     incoming: Option<Incoming>,
     /// Receivers that have their bodies, since when; Raft's own acknowledgement should have come.
     delivered: Vec<(ReplicaId, Mono)>,
@@ -141,7 +139,6 @@ impl Group {
             asked: None,
             transferring: None,
             calm_ticks: 0,
-            asked_home: None,
             incoming: None,
             delivered: Vec::new(),
             failed: Vec::new(),
@@ -236,7 +233,7 @@ impl Group {
             self.role = role;
             turn.machine.role_changed(self.id, role);
         }
-        if std::mem::take(&mut self.fresh) {
+        if std::mem::take(&mut self.fresh) && self.members().contains(self.me) {
             turn.machine.membership_changed(self.id, self.raw.store().members());
         }
     }

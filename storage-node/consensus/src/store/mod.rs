@@ -67,7 +67,8 @@ impl Store {
     }
 
     /// Makes the first replica `me` of a new group, as all of `voters` do in the same way. Durable with the next
-    /// turn's write; the machine begins empty at [`BOOTSTRAP_INDEX`]. Only for forming a cluster or placing a new shard: never for a replica that existed before.
+    /// turn's write; the machine begins empty at [`BOOTSTRAP_INDEX`]. Only for forming a cluster or placing a new shard:
+    /// never for a replica that existed before.
     pub fn bootstrap(
         &mut self,
         group: ShardId,
@@ -278,15 +279,6 @@ impl Store {
         }
     }
 
-    /// Hands the group's leadership to another voter, in the next turn, if this node leads it and no other hand-over is under
-    /// way. Delivery stops before the hand-over begins; it may come to nothing.
-    pub fn transfer(&mut self, group: ShardId, to: ReplicaId) {
-        if let Some(found) = self.groups.get_mut(&group) {
-            found.ask_transfer(to);
-            self.dirty.insert(group);
-        }
-    }
-
     /// Hands over every leadership, now and from now on; for an orderly stop. Takes effect in the following turns, until
     /// [`Store::leads`] is 0 or the caller's patience ends.
     pub fn transfer_all(&mut self) {
@@ -297,20 +289,20 @@ impl Store {
         }
     }
 
-    /// Hands the leadership of a group to a node, at the next tick, if it can take it.
+    /// Hands the leadership of a group to a node, in the next turn, unless another hand-over is under way. Delivery stops before
+    /// it begins; it may come to nothing.
     ///
     /// # Errors
     /// [`ProposeError::NotLeader`], [`ProposeError::UnknownGroup`]; and [`ProposeError::Busy`] if no voter lives there.
     pub fn transfer(&mut self, group: ShardId, to: NodeId) -> Result<(), ProposeError> {
         let found = self.groups.get_mut(&group).ok_or(ProposeError::UnknownGroup)?;
-        match found.role() {
-            Role::Leader { .. } if found.members().voters.iter().any(|id| id.node() == to) => {
-                found.asked_home = Some(to);
-                Ok(())
-            }
-            Role::Leader { .. } => Err(ProposeError::Busy),
-            Role::Follower { term, leader } => Err(ProposeError::NotLeader { term, leader }),
+        if let Role::Follower { term, leader } = found.role() {
+            return Err(ProposeError::NotLeader { term, leader });
         }
+        let voter = found.members().voters.iter().copied().find(|id| id.node() == to);
+        found.ask_transfer(voter.ok_or(ProposeError::Busy)?);
+        self.dirty.insert(group);
+        Ok(())
     }
 
     /// The members of a group as this node's log has them, also of one that is not open; `None` if it has none.

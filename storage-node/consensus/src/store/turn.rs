@@ -34,6 +34,7 @@ impl Store {
         machine: &mut dyn Machine,
         out: &mut Output,
     ) -> Result<(), LogError> {
+        assert!(out.write.is_none() && out.held.is_none(), "the write of the last turn was not carried out");
         self.clocks.own(self.config.node, now, wall);
         let synced = self.note_writes(events, out);
         let beat_due = self.tick_due(now);
@@ -281,6 +282,7 @@ impl Work<'_> {
             if let Some(group) = self.groups.get_mut(id) {
                 group.step_snapshot(turn);
                 group.flush_proposals(turn);
+                group.hand_over_asked(turn);
             }
         }
     }

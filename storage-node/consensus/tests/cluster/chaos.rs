@@ -74,11 +74,14 @@ fn nothing_acknowledged_is_lost_whatever_breaks() {
         return;
     }
     let (mut acked, mut snapshots) = (0, 0);
-    for seed in 0..number("SEEDS").unwrap_or(25) {
+    let seeds = number("SEEDS").unwrap_or(25);
+    for seed in 0..seeds {
         let c = run(seed);
         acked += c.acked.values().map(Vec::len).sum::<usize>();
         snapshots += c.snapshots_installed;
     }
-    assert!(acked > 1_000, "the runs hardly did anything: {acked} acknowledged");
-    assert!(snapshots > 0);
+    if seeds >= 25 {
+        assert!(acked > 1_000, "the runs hardly did anything: {acked} acknowledged");
+        assert!(snapshots > 0);
+    }
 }

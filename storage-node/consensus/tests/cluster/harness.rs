@@ -304,6 +304,15 @@ impl Cluster {
         }
     }
 
+    /// Asks the leader of a group to hand over to a node.
+    pub fn transfer(&mut self, group: ShardId, heir: NodeId) {
+        let Some(leader) = self.leader(group) else { return };
+        if let Some(p) = &mut self.node(leader).process {
+            p.store.transfer(group, heir).expect("it leads, and a voter lives there");
+        }
+        self.step(leader, true);
+    }
+
     /// Proposes a value on a node; its commit will be noted as acknowledged.
     pub fn propose(&mut self, on: NodeId, group: ShardId, bytes: usize) -> Result<Bytes, ProposeError> {
         self.sequence += 1;

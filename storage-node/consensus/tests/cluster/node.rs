@@ -21,6 +21,8 @@ pub struct Process {
     writing: Option<(Mono, Vec<WriteRequest>)>,
     held: BTreeMap<u64, Vec<Frame>>,
     out: Output,
+    /// Reads of old entries that were asked for.
+    pub reads: u64,
 }
 
 /// A node, running or not.
@@ -118,6 +120,7 @@ impl Node {
             writing: None,
             held: BTreeMap::new(),
             out: Output::default(),
+            reads: 0,
         });
     }
 
@@ -206,7 +209,10 @@ impl Process {
         self.out.sealed.clear();
         for action in self.out.actions.drain(..) {
             match action {
-                Action::ReadEntries(task) => self.inbox.push(Event::EntriesRead(task.run())),
+                Action::ReadEntries(task) => {
+                    self.reads += 1;
+                    self.inbox.push(Event::EntriesRead(task.run()));
+                }
                 other => wishes.actions.push(other),
             }
         }
