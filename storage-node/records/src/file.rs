@@ -176,7 +176,7 @@ impl Section {
 }
 
 /// Rows of one log that no index file has yet: encoded in small blocks, the last few decoded.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct PendingRows {
     encoded: Vec<u8>,
     /// First offset and start of each encoded block.
@@ -227,8 +227,8 @@ impl PendingRows {
 /// Where a file's rows are.
 #[derive(Debug)]
 pub(crate) enum Content {
-    /// In memory; `frozen` while a job writes them. One [`PendingRows`] per section.
-    Pending { rows: Arc<Vec<PendingRows>>, by_log: BTreeMap<LogId, u32>, frozen: bool },
+    /// In memory, shared with the job that writes them. One [`PendingRows`] per section.
+    Pending { rows: Arc<Vec<PendingRows>>, by_log: BTreeMap<LogId, u32> },
     /// In the index file.
     Written(Vec<BlockRef>),
 }
@@ -245,7 +245,7 @@ pub(crate) struct FileState {
 impl FileState {
     /// A file whose rows are still to come.
     pub fn pending() -> FileState {
-        let content = Content::Pending { rows: Arc::default(), by_log: BTreeMap::new(), frozen: false };
+        let content = Content::Pending { rows: Arc::default(), by_log: BTreeMap::new() };
         FileState { sections: Vec::new(), content, bytes: 0 }
     }
 

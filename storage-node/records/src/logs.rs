@@ -27,11 +27,22 @@ pub(crate) struct LogState {
     sections: Vec<SectionRef>,
     /// Where a sequential reader would go on.
     pub next_read: u64,
+    /// The last offset that was asked for ahead of it, and whether that read is under way.
+    pub ahead_until: u64,
+    pub ahead_runs: bool,
 }
 
 impl LogState {
     pub fn new(group: ShardId) -> LogState {
-        LogState { group, floor: 0, dead: OffsetSet::default(), sections: Vec::new(), next_read: u64::MAX }
+        LogState {
+            group,
+            floor: 0,
+            dead: OffsetSet::default(),
+            sections: Vec::new(),
+            next_read: u64::MAX,
+            ahead_until: 0,
+            ahead_runs: false,
+        }
     }
 
     pub fn is_dead(&self, offset: u64) -> bool {

@@ -190,39 +190,37 @@ impl Records {
         }
     }
 
-    /// Reads several records at once; neighbours are read together, and a log that is read in order is read ahead. Ask
-    /// for no more than fits into `read_bytes_max`; what does not fit is in no list of the answer.
+    /// Reads several records at once; neighbours are read together, and a log that is read in order is read ahead: there
+    /// may be a task although everything was in memory; run it too. Ask for no more than fits into `read_bytes_max`; what
+    /// does not fit is in no list of the answer.
     pub fn read_many(&mut self, wanted: &[(LogId, Offset)], parts: Parts) -> Many {
         let mut many = Many::default();
         let mut by_section: BTreeMap<(FileKey, u32), (SectionRef, BTreeSet<u64>)> = BTreeMap::new();
-        let mut sequential: BTreeMap<LogId, u64> = BTreeMap::new();
+        // The last offset of each log that is read in order, and whether one was not in memory.
+        let mut sequential: BTreeMap<LogId, (u64, bool)> = BTreeMap::new();
         for (log, offset) in wanted {
             let mut expected = u64::MAX;
             if let Some(state) = self.logs.get_mut(log) {
                 expected = std::mem::replace(&mut state.next_read, offset.0.saturating_add(1));
             }
-            if let Some(record) = self.in_memory(*log, *offset, parts) {
+            let found = self.in_memory(*log, *offset, parts);
+            if offset.0 >= expected && offset.0 - expected <= SEQUENTIAL_GAP {
+                let (last, missed) = sequential.entry(*log).or_default();
+                *last = offset.0.max(*last);
+                *missed |= found.is_none();
+            }
+            if let Some(record) = found {
                 many.ready.push(record);
                 continue;
             }
-            match self.holder(*log, offset.0) {
-                None => many.missing.push((*log, *offset)),
-                Some(at) => {
-                    let (_, offsets) = by_section.entry((at.key, at.slot)).or_insert((at, BTreeSet::new()));
-                    offsets.insert(offset.0);
-                    if offset.0 >= expected && offset.0 - expected <= SEQUENTIAL_GAP {
-                        sequential.insert(*log, offset.0);
-                    }
-                }
-            }
-            if parts == Parts::All {
-                let large = self.large.get(&(*log, offset.0)).cloned();
-                for part in large.iter().flat_map(|large| large.parts.iter()) {
-                    let group = large.as_ref().map_or(ShardId(0), |large| large.group);
-                    let key = part_key(part);
-                    if let Some(at) = self.holder(part_log(group), key) {
-                        by_section.entry((at.key, at.slot)).or_insert((at, BTreeSet::new())).1.insert(key);
-                    }
+            let Some(at) = self.holder(*log, offset.0) else {
+                many.missing.push((*log, *offset));
+                continue;
+            };
+            by_section.entry((at.key, at.slot)).or_insert((at, BTreeSet::new())).1.insert(offset.0);
+            for (group, key) in self.parts_in(*log, offset.0, offset.0, parts) {
+                if let Some(at) = self.holder(part_log(group), key) {
+                    by_section.entry((at.key, at.slot)).or_insert((at, BTreeSet::new())).1.insert(key);
                 }
             }
         }
@@ -231,13 +229,22 @@ impl Records {
             let ranges = offsets.into_iter().map(|offset| OffsetRange::one(Offset(offset))).collect();
             wants.extend(self.want(at, ranges, false));
         }
-        for (log, last) in sequential {
-            wants.extend(self.read_ahead(log, last));
+        for (log, (last, missed)) in sequential {
+            wants.extend(self.read_ahead(log, last, missed));
         }
         if !wants.is_empty() {
             many.task = Some(self.task(Kind::Records { parts: parts == Parts::All }, wants));
         }
         many
+    }
+
+    /// Group and key of the pieces of the records in [first, last] of a log, if they are wanted.
+    pub(crate) fn parts_in(&self, log: LogId, first: u64, last: u64, parts: Parts) -> Vec<(ShardId, u64)> {
+        if parts == Parts::None {
+            return Vec::new();
+        }
+        let large = self.large.range((log, first)..=(log, last));
+        large.flat_map(|(_, large)| large.parts.iter().map(|part| (large.group, part_key(part)))).collect()
     }
 
     /// The section that holds an offset; the one that begins latest if there are two.
@@ -247,16 +254,26 @@ impl Records {
         })
     }
 
-    /// Wants of what comes after `last`, about `read_ahead_bytes` of it.
-    fn read_ahead(&mut self, log: LogId, last: u64) -> Vec<Want> {
+    /// Wants of what comes after `last`, about `read_ahead_bytes` of it: after a miss at once, else when half of what was
+    /// read ahead before is used up. One read ahead at a time for each log.
+    fn read_ahead(&mut self, log: LogId, last: u64, missed: bool) -> Vec<Want> {
         let Some(at) = self.holder(log, last) else { return Vec::new() };
         let Some(section) = self.section(at.key, at.slot) else { return Vec::new() };
         let each = (section.bytes / section.held_count().max(1)).max(1);
         let n = (self.config.read_ahead_bytes as u64 / each).min(WINDOW_OFFSETS_MAX);
-        if n == 0 {
+        let Some(state) = self.logs.get(&log) else { return Vec::new() };
+        let behind = if missed { last } else { state.ahead_until.max(last) };
+        let recent = self.tail.first_of(log).is_some_and(|first| first <= behind.saturating_add(1));
+        if n == 0 || state.ahead_runs || recent || behind - last > n / 2 {
             return Vec::new();
         }
-        self.window(log, last.saturating_add(1), last.saturating_add(n), true)
+        let until = behind.saturating_add(n);
+        let wants = self.window(log, behind.saturating_add(1), until, true);
+        if let Some(state) = self.logs.get_mut(&log).filter(|_| !wants.is_empty()) {
+            state.ahead_runs = true;
+            state.ahead_until = until;
+        }
+        wants
     }
 
     /// Reads pieces of a large body by their identity, for a body that must not be in memory whole.
@@ -281,6 +298,11 @@ impl Records {
         }
         for (key, log, range) in done.bad_blocks {
             self.lose_block(key, log, range);
+        }
+        for log in done.ahead_logs {
+            if let Some(state) = self.logs.get_mut(&log) {
+                state.ahead_runs = false;
+            }
         }
         let each = done.ahead_bytes / done.ahead.len().max(1);
         let mut ahead: Vec<StoredRecord> =

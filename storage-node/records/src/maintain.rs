@@ -40,9 +40,8 @@ impl Records {
         }
         let mut files = Vec::with_capacity(keys.len());
         for key in keys {
-            let Some(file) = self.files.get_mut(&key) else { continue };
-            let Content::Pending { rows, frozen, .. } = &mut file.content else { continue };
-            *frozen = true;
+            let Some(file) = self.files.get(&key) else { continue };
+            let Content::Pending { rows, .. } = &file.content else { continue };
             let sections = file.sections.iter().map(|section| (section.group, section.log)).collect();
             files.push(PendingFile { key, sections, rows: rows.clone() });
             if let FileKey::Segment(segment, part) = key
@@ -141,13 +140,17 @@ impl Records {
             FileKey::Store(store) => !self.suspect.contains(&DataKey::Store(*store)),
             FileKey::Segment(..) => false,
         });
-        let (small, large): (Vec<_>, Vec<_>) = stores.partition(|(_, file)| file.bytes < SMALL_STORE_BYTES);
+        // At least four of them fit into one run, so that copying them makes them fewer.
+        let small_bytes = SMALL_STORE_BYTES.min(self.config.rewrite_bytes_per_run / 4);
+        let (small, large): (Vec<_>, Vec<_>) = stores.partition(|(_, file)| file.bytes < small_bytes);
         let many = small.len() >= SMALL_STORES_MAX;
         for (small, (key, file)) in
             small.into_iter().map(|s| (true, s)).chain(large.into_iter().map(|l| (false, l)))
         {
             let live = file.live_bytes();
-            if file.live() == 0 || few(live, file.bytes) || small && many {
+            // Not of the file's size: headers and index would make a file of tiny records look dead for ever.
+            let bytes = file.sections.iter().map(|section| section.bytes).sum();
+            if file.live() == 0 || few(live, bytes) || small && many {
                 sources.push((live, vec![*key]));
             }
         }

@@ -90,6 +90,8 @@ pub struct ReadDone {
     pub(crate) records: Vec<StoredRecord>,
     pub(crate) ahead: Vec<StoredRecord>,
     pub(crate) ahead_bytes: usize,
+    /// The logs that were read ahead, whether or not something came of it.
+    pub(crate) ahead_logs: Vec<LogId>,
     pub(crate) parts: Vec<(Source, Bytes)>,
     pub(crate) blocks: Vec<(FileKey, u32, Block)>,
     pub(crate) failed: Vec<ReadError>,
@@ -122,6 +124,7 @@ impl ReadTask {
     /// Reads. Blocks. The files are kept until this returns.
     pub fn run(self) -> ReadDone {
         let mut done = ReadDone { id: self.id, ..ReadDone::default() };
+        done.ahead_logs.extend(self.wants.iter().filter(|want| want.ahead).map(|want| want.log));
         let mut found = resolve(&self.io, self.wants, &mut done);
         match self.kind {
             Kind::Rows { rows_max } => {

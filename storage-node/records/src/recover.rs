@@ -184,12 +184,15 @@ impl Records {
     }
 
     /// Takes the state machine's word on one group: after a start with the checkpoint's state, after a snapshot with
-    /// the new one. What the index has beyond `applied` stays; entries from there on are applied (again) next.
+    /// the new one (before the snapshot's checkpoint is written, see [`Records::rows_durable`]: rows that counted as held
+    /// may still be in memory only). What the index has beyond `applied` stays; entries from there on are applied (again) next.
     pub fn recover(&mut self, group: ShardId, view: &dyn LiveView) {
         let applied = view.applied();
         let state = self.groups.entry(group).or_default();
         state.applied = applied;
-        state.durable = applied;
+        if state.unwritten.is_empty() {
+            state.durable = applied;
+        }
         self.tail.clear();
         let logs: Vec<LogId> =
             self.logs.iter().filter(|(_, state)| state.group == group).map(|(log, _)| *log).collect();

@@ -30,16 +30,9 @@ impl Records {
             Some((first, last)) if first < until.0 => {
                 let last = last.min(until.0 - 1);
                 let mut wants = self.window(log, first, last, false);
-                if parts == Parts::All {
-                    let of_records: Vec<(ShardId, u64)> = self
-                        .large
-                        .range((log, first)..=(log, last))
-                        .flat_map(|(_, large)| large.parts.iter().map(|part| (large.group, part_key(part))))
-                        .collect();
-                    for (group, key) in of_records {
-                        if let Some(at) = self.holder(part_log(group), key) {
-                            wants.extend(self.want(at, vec![OffsetRange::one(Offset(key))], false));
-                        }
+                for (group, key) in self.parts_in(log, first, last, parts) {
+                    if let Some(at) = self.holder(part_log(group), key) {
+                        wants.extend(self.want(at, vec![OffsetRange::one(Offset(key))], false));
                     }
                 }
                 Lookup::Task(self.task(Kind::Records { parts: parts == Parts::All }, wants))
@@ -99,7 +92,7 @@ impl Records {
         parts.iter().filter(|part| !self.is_held(log, part_key(part))).copied().collect()
     }
 
-    /// A job that stores what was fetched from a peer, beside what is held already (which is left out). When it is done,
+    /// A job that stores what was fetched from a peer (best 16 MiB or more at a time: each job makes a file), beside what is held already (which is left out). When it is done,
     /// the records are durable and readable. After a failure nothing was stored: fetch and import again.
     ///
     /// Errors: [`RecordsError::Mismatch`]: bytes do not fit their row or checksum; nothing is taken.
@@ -131,7 +124,8 @@ impl Records {
                 Import::Record { group, stored } => {
                     let StoredRecord { row, record, parts } = stored;
                     let lengths = row.parts.iter().map(|part| part.len as usize);
-                    if !is_record_of(&record, &row) || !lengths.eq(parts.iter().map(Bytes::len)) {
+                    let ends = row.offset.0.checked_add(u64::from(row.count)).is_some();
+                    if !ends || !is_record_of(&record, &row) || !lengths.eq(parts.iter().map(Bytes::len)) {
                         return Err(RecordsError::Mismatch { log: row.log, offset: row.offset });
                     }
                     for (part, bytes) in row.parts.iter().zip(parts) {

@@ -155,7 +155,7 @@ impl Records {
     /// `place`: where the node log has the entry. It may be absent for an entry whose rows are held already.
     ///
     /// Errors: [`RecordsError::Unplaced`]: its rows would be lost, the process must end. [`RecordsError::Mismatch`]: a row
-    /// names bytes outside its entry. Nothing was taken.
+    /// names bytes outside its entry; nothing was taken.
     pub fn applied(
         &mut self,
         group: ShardId,
@@ -172,6 +172,8 @@ impl Records {
         rows.retain(|row| !row.log.is_transient());
         if let Some(row) = rows.iter().find(|row| {
             row.record.index != index
+                || row.count == 0
+                || row.offset.0.checked_add(u64::from(row.count)).is_none()
                 || u64::from(row.record.start) + u64::from(row.record.len) > data.len() as u64
         }) {
             return Err(RecordsError::Mismatch { log: row.log, offset: row.offset });
@@ -184,7 +186,7 @@ impl Records {
             let Some(place) = place else {
                 return Err(RecordsError::Unplaced { group, index });
             };
-            self.take_row(group, &place, row.clone());
+            self.take_row(group, &place, row.clone())?;
         }
         self.tail.push(rows, data);
         self.groups.entry(group).or_default().applied = index;
@@ -204,7 +206,7 @@ impl Records {
     }
 
     /// Puts a row into the open part of its segment's index.
-    fn take_row(&mut self, group: ShardId, place: &Place, row: Row) {
+    fn take_row(&mut self, group: ShardId, place: &Place, row: Row) -> Result<(), RecordsError> {
         if !row.parts.is_empty() {
             self.use_parts(group, &row);
         }
@@ -216,9 +218,12 @@ impl Records {
         let key = FileKey::Segment(place.segment, part);
         self.guards.entry(key.data()).or_default();
         let file = self.files.entry(key).or_insert_with(FileState::pending);
-        let Content::Pending { rows, by_log, .. } = &mut file.content else { return };
-        // Nobody else has the rows before the part is frozen.
-        let Some(rows) = Arc::get_mut(rows) else { return };
+        let Content::Pending { rows, by_log } = &mut file.content else {
+            // An open part is in memory: flushing closes it first. Better to stop than to lose a row.
+            return Err(RecordsError::Unplaced { group, index: row.record.index });
+        };
+        // Shared only once a job writes the part, and then it is not open.
+        let rows = Arc::make_mut(rows);
         let (log, last) = (row.log, row.end().0 - 1);
         let state = self.logs.entry(log).or_insert_with(|| LogState::new(group));
         let located = Located {
@@ -249,6 +254,7 @@ impl Records {
             }
         }
         self.groups.entry(group).or_default().unwritten.insert(key);
+        Ok(())
     }
 
     /// Remembers which pieces a record uses.
