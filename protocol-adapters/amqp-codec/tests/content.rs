@@ -132,7 +132,7 @@ fn a_partly_written_buffer_goes_on_where_it_stopped() {
         1,
         &BasicDeliver::default().into(),
         Properties::default().bytes(),
-        &[body.clone()],
+        std::slice::from_ref(&body),
         8_000,
     );
     out.put_heartbeat();

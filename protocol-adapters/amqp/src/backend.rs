@@ -31,6 +31,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
         namespace: &str,
         info: ConnectionInfo,
     ) -> Result<(Self::Link, Self::Events), BrokerError>;
+
+    /// Why storage refuses publishes now, if it does.
+    fn blocked(&self) -> Option<String>;
 }
 
 /// A connection's hot path; see `longshore_broker::Connection`.
@@ -56,6 +59,8 @@ pub trait Link: Send + Sync + 'static {
 
 /// A connection's rare operations; see `longshore_broker::Control`.
 pub trait Operations: Clone + Send + Sync + 'static {
+    /// Waits until everything flushed so far has its outcome.
+    fn settled(&self) -> impl Future<Output = ()> + Send;
     /// Looks at a queue.
     fn queue(&self, name: &str) -> impl Future<Output = Result<QueueInfo, BrokerError>> + Send;
     /// Counts of a queue.
@@ -126,6 +131,10 @@ impl Backend for Broker {
     ) -> Result<(Connection, EventReceiver), BrokerError> {
         Broker::connect(self, identity, namespace, info)
     }
+
+    fn blocked(&self) -> Option<String> {
+        Broker::blocked(self)
+    }
 }
 
 impl Link for Connection {
@@ -155,6 +164,9 @@ impl Link for Connection {
 }
 
 impl Operations for Control {
+    async fn settled(&self) {
+        Control::settled(self).await;
+    }
     async fn queue(&self, name: &str) -> Result<QueueInfo, BrokerError> {
         Control::queue(self, name).await
     }

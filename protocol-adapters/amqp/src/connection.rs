@@ -201,7 +201,9 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             self.feed();
             self.hand_over();
             if self.session.phase == Phase::Done && self.session.out.is_empty() && !self.unflushed {
-                linger(&mut self.reader, &mut self.writer).await;
+                let Task { mut reader, mut writer, session, .. } = self;
+                drop(session);
+                linger(&mut reader, &mut writer).await;
                 return Ended::Closed;
             }
             let wake = self.wait(&mut shutdown).await;
@@ -238,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
 
     fn may_take_frames(&self) -> bool {
         let config = &self.session.facts.config;
-        self.flow == Flow::Open
+        (self.flow == Flow::Open || self.session.phase != Phase::Open)
             && self.session.out.len() < config.out_bytes_max
             && self.session.backlog_bytes < config.backlog_bytes_max
     }
@@ -258,9 +260,8 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
     /// Hands over to the broker what the turn gathered, and starts the operations that the turn asked for.
     fn hand_over(&mut self) {
         self.session.say_confirms();
-        if self.session.phase == Phase::Open {
-            self.flow = self.session.link.flush();
-        }
+        // Also when the connection was closed in this turn: what was published before that counts.
+        self.flow = self.session.link.flush();
         self.operations.extend(self.session.operations.drain(..));
         if self.session.phase == Phase::Closing && self.close_deadline.is_none() {
             self.close_deadline = Some(Instant::now() + self.session.facts.config.close_timeout);
@@ -279,7 +280,6 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             self.make_room();
         }
         tokio::select! {
-            biased;
             result = write_some(&mut self.writer, &self.session.out), if may_write => Wake::Wrote(result),
             finished = self.operations.next(), if !self.operations.is_empty() => Wake::Finished(finished),
             event = self.events.recv(), if may_hear => Wake::Event(event),
@@ -344,12 +344,12 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
 
     /// Takes an event and those behind it.
     fn hear(&mut self, first: Option<Event>) {
-        let mut next = first;
-        if next.is_none() {
+        if first.is_none() {
             self.events_ended = true;
             self.force("the gateway ended the connection");
         }
-        for _ in 0..EVENTS_PER_TURN {
+        let mut next = first;
+        for turn in 1.. {
             match next {
                 Some(Event::Close(reason)) => {
                     let text = self.close_text(&reason);
@@ -358,13 +358,10 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
                 Some(event) => self.session.event(event),
                 None => return,
             }
-            if self.session.out.len() >= self.session.facts.config.out_bytes_max {
+            if turn >= EVENTS_PER_TURN || self.session.out.len() >= self.session.facts.config.out_bytes_max {
                 return;
             }
             next = self.events.try_recv();
-        }
-        if let Some(event) = next {
-            self.hear(Some(event));
         }
     }
 

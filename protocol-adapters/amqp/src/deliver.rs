@@ -30,13 +30,12 @@ impl<L: Link> Session<L> {
     /// Storage refuses publishes, or takes them again.
     pub(crate) fn set_blocked(&mut self, reason: Option<String>) {
         let was = std::mem::replace(&mut self.blocked, reason.is_some());
-        if !self.facts.client.connection_blocked {
+        if was == self.blocked || !self.facts.client.connection_blocked {
             return;
         }
         match reason {
             Some(reason) => self.say(0, ConnectionBlocked { reason: ShortStr::cut(&reason) }),
-            None if was => self.say(0, ConnectionUnblocked {}),
-            None => {}
+            None => self.say(0, ConnectionUnblocked {}),
         }
     }
 

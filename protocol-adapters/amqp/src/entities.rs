@@ -66,6 +66,7 @@ impl<L: Link> Session<L> {
         self.permit(Right::Configure, "queue", &name)?;
         let (facts, control) = (self.facts.clone(), self.control.clone());
         let QueueDelete { if_unused, if_empty, nowait, .. } = *method;
+        self.exclusive.remove(&name);
         self.start(number, async move {
             let count = operations::delete_queue(&control, &facts, &name, if_unused, if_empty).await?;
             Ok(Done::Answer((!nowait).then(|| QueueDeleteOk { message_count: clamp(count) }.into())))

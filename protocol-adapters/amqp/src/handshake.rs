@@ -167,8 +167,7 @@ where
     };
     let client = capabilities(&start_ok.client_properties);
     let identity = login(wire, backend, config, origin, &start_ok, client).await?;
-    let (channel_max, frame_max, heartbeat) =
-        (config.channel_max, config.frame_max, config.heartbeat_s);
+    let (channel_max, frame_max, heartbeat) = (config.channel_max, config.frame_max, config.heartbeat_s);
     wire.out.put_method(0, &ConnectionTune { channel_max, frame_max, heartbeat }.into());
     wire.write().await?;
     let tune_ok = match wire.method(FRAME_BYTES_BEFORE_TUNE).await? {
@@ -228,7 +227,8 @@ where
         client,
         config: config.clone(),
     };
-    let session = Session::new(link, facts, std::mem::take(&mut wire.out));
+    let mut session = Session::new(link, facts, std::mem::take(&mut wire.out));
+    session.set_blocked(backend.blocked());
     Ok(Opened { session, events, agreed })
 }
 

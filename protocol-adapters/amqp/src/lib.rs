@@ -13,6 +13,7 @@
 //! | `connection` | the task: socket, heartbeats, back-pressure |
 //! | `session` | frames to channels; `channel` is one channel's state |
 //! | `publish`, `consume`, `deliver`, `settle`, `transaction`, `entities` | the methods by theme |
+//! | `closing` | how channels and connections end |
 //! | `operations` | the asynchronous side of declare, bind, consume, get |
 //! | `arguments`, `exception`, `confirms`, `unacked`, `headers` | pure rules |
 //!
@@ -24,6 +25,7 @@ pub mod config;
 
 mod arguments;
 mod channel;
+mod closing;
 mod confirms;
 mod connection;
 mod consume;

@@ -19,13 +19,13 @@ fn broker<T>(facts: &Facts, result: Result<T, BrokerError>) -> Outcome<T> {
     result.map_err(|error| Exception::from_broker(error, &facts.vhost))
 }
 
-fn declared(state: &QueueState, nowait: bool) -> Done {
+fn declared(state: &QueueState, exclusive: bool, nowait: bool) -> Done {
     let answer = QueueDeclareOk {
         queue: ShortStr::cut(&state.name),
         message_count: clamp(state.ready),
         consumer_count: clamp(state.consumers),
     };
-    Done::Declared { name: state.name.clone(), answer: (!nowait).then(|| answer.into()) }
+    Done::Declared { name: state.name.clone(), exclusive, answer: (!nowait).then(|| answer.into()) }
 }
 
 /// A passive declare.
@@ -36,7 +36,7 @@ pub(crate) async fn look_queue<C: Operations>(
     nowait: bool,
 ) -> Outcome<Done> {
     let state = broker(facts, control.stat(name).await)?;
-    Ok(declared(&state, nowait))
+    Ok(declared(&state, false, nowait))
 }
 
 /// A declare: an existing queue is compared by RabbitMQ's rules, a missing one is made.
@@ -53,7 +53,7 @@ pub(crate) async fn declare_queue<C: Operations>(
         match control.stat(&name).await {
             // It went between the two looks: make it.
             Err(BrokerError::NotFound { .. }) => {}
-            state => return Ok(declared(&broker(facts, state)?, method.nowait)),
+            state => return Ok(declared(&broker(facts, state)?, method.exclusive, method.nowait)),
         }
     }
     let declare = QueueDeclare {
@@ -73,11 +73,11 @@ pub(crate) async fn declare_queue<C: Operations>(
             if let Some(existing) = find_queue(control, facts, &name).await? {
                 check_queue(&method, &settings, &existing, &facts.vhost, &thing)?;
                 let state = broker(facts, control.stat(&name).await)?;
-                return Ok(declared(&state, method.nowait));
+                return Ok(declared(&state, method.exclusive, method.nowait));
             }
             Err(Exception::from_broker(error, &facts.vhost))
         }
-        state => Ok(declared(&broker(facts, state)?, method.nowait)),
+        state => Ok(declared(&broker(facts, state)?, method.exclusive, method.nowait)),
     }
 }
 

@@ -17,6 +17,8 @@ use longshore_broker::{Publish, PublishResult, Published, Right, Routed};
 use longshore_message::amqp;
 use longshore_wire::record::Form;
 
+/// Messages of the largest size whose bodies one connection may have under way, over all its channels.
+const ASSEMBLING_MESSAGES_MAX: u64 = 2;
 /// The name that clients give as reply-to and consume from without declaring it.
 pub(crate) const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
@@ -82,14 +84,31 @@ impl<L: Link> Session<L> {
                 "expected content header for class 60, got non content header frame instead",
             ));
         }
+        let bytes = payload.len() as u64;
         assembling.missing = assembling
             .missing
-            .checked_sub(payload.len() as u64)
+            .checked_sub(bytes)
             .ok_or_else(|| Exception::frame("body is longer than its content header announced"))?;
         if !payload.is_empty() {
             assembling.body.push(payload);
         }
-        if assembling.missing == 0 { self.content_complete(number) } else { Ok(()) }
+        let complete = assembling.missing == 0;
+        self.assembling_bytes += bytes;
+        if complete {
+            return self.content_complete(number);
+        }
+        let max = self.facts.config.message_bytes_max.saturating_mul(ASSEMBLING_MESSAGES_MAX);
+        if self.assembling_bytes > max {
+            let text = format!("more than {max} bytes of unfinished messages on one connection");
+            return Err(Exception::new(ReplyCode::ResourceError, text));
+        }
+        Ok(())
+    }
+
+    /// A body is complete, or given up: its bytes do not count any more.
+    pub(crate) fn forget_assembling(&mut self, assembling: Option<Assembling>) {
+        let bytes: u64 = assembling.iter().flat_map(|a| &a.body).map(|slice| slice.len() as u64).sum();
+        self.assembling_bytes = self.assembling_bytes.saturating_sub(bytes);
     }
 
     fn content_complete(&mut self, number: u16) -> Outcome<()> {
@@ -98,11 +117,13 @@ impl<L: Link> Session<L> {
         else {
             return Ok(());
         };
+        let bytes: u64 = body.iter().map(|slice| slice.len() as u64).sum();
+        self.assembling_bytes = self.assembling_bytes.saturating_sub(bytes);
         let message = self.checked(number, Message { method, properties, body })?;
         let transaction_bytes_max = self.facts.config.transaction_bytes_max;
         let channel = self.channel_mut(number)?;
         if let Mode::Transaction(transaction) = &mut channel.mode {
-            transaction.message_bytes += message.body.iter().map(|slice| slice.len() as u64).sum::<u64>();
+            transaction.message_bytes += bytes;
             if transaction.message_bytes > transaction_bytes_max {
                 let text = format!("a transaction of more than {transaction_bytes_max} bytes");
                 return Err(Exception::precondition(text));
@@ -132,6 +153,7 @@ impl<L: Link> Session<L> {
             );
             return Err(Exception::precondition(text));
         }
+        ttl_ms(&message.properties)?;
         if message.method.immediate {
             return Err(Exception::not_implemented("immediate=true"));
         }
@@ -149,11 +171,7 @@ impl<L: Link> Session<L> {
     /// Hands a message to the broker. With `report`, or if it is mandatory, its fate is heard of later: the answer
     /// is its publish number then, `None` if its fate is decided already.
     pub(crate) fn store(&mut self, number: u16, message: Message, report: bool) -> Outcome<Option<u64>> {
-        let ttl_ms = amqp::ttl_ms(&message.properties).map_err(|_| {
-            let text =
-                String::from_utf8_lossy(message.properties.expiration().unwrap_or_default()).into_owned();
-            Exception::precondition(format!("invalid expiration '{text}': not a number of milliseconds"))
-        })?;
+        let ttl_ms = ttl_ms(&message.properties)?;
         let copies = Copies::of(&message.properties)?;
         let properties = copies.stored.as_ref().unwrap_or(&message.properties);
         self.scratch.clear();
@@ -258,6 +276,14 @@ impl<L: Link> Session<L> {
         }
         self.run_resumed();
     }
+}
+
+/// The expiration as a number.
+fn ttl_ms(properties: &Properties) -> Outcome<Option<u64>> {
+    amqp::ttl_ms(properties).map_err(|_| {
+        let text = String::from_utf8_lossy(properties.expiration().unwrap_or_default()).into_owned();
+        Exception::precondition(format!("invalid expiration '{text}': not a number of milliseconds"))
+    })
 }
 
 /// What the CC and BCC headers ask for.

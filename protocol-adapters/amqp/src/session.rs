@@ -58,7 +58,7 @@ pub(crate) enum Done {
     /// The answer, none with `nowait`.
     Answer(Option<Method>),
     /// A queue was declared (and is the channel's current one now).
-    Declared { name: String, answer: Option<Method> },
+    Declared { name: String, exclusive: bool, answer: Option<Method> },
     /// A consumer exists.
     Consuming(Box<crate::consume::Consuming>),
     /// A consumer is gone.
@@ -67,6 +67,8 @@ pub(crate) enum Done {
     Got { got: Option<Box<longshore_broker::Got>>, no_ack: bool },
     /// The channel's consumers are gone: it may be closed.
     ChannelEmpty,
+    /// Nothing of the connection is left: it may be closed.
+    ConnectionEmpty,
 }
 
 /// How far the connection is.
@@ -101,6 +103,10 @@ pub(crate) struct Session<L: Link> {
     /// Bytes in the backlogs of busy channels.
     pub(crate) backlog_bytes: usize,
     pub(crate) scratch: BytesMut,
+    /// Exclusive queues that were declared here.
+    pub(crate) exclusive: BTreeSet<String>,
+    /// Bytes of bodies that are not complete yet.
+    pub(crate) assembling_bytes: u64,
     /// Kept between settlements for its capacity.
     pub(crate) taken: Vec<crate::unacked::Held>,
     next_generation: u16,
@@ -126,6 +132,8 @@ impl<L: Link> Session<L> {
             unsaid: BTreeSet::new(),
             backlog_bytes: 0,
             scratch: BytesMut::new(),
+            exclusive: BTreeSet::new(),
+            assembling_bytes: 0,
             taken: Vec::new(),
             next_generation: 1,
             resumed: VecDeque::new(),
@@ -170,6 +178,7 @@ impl<L: Link> Session<L> {
         let method = Method::decode(frame.payload)?;
         self.method = method.id();
         match method {
+            Method::ConnectionClose(_) if self.phase == Phase::Open => self.client_leaves(),
             Method::ConnectionClose(_) => {
                 self.say(0, ConnectionCloseOk {});
                 self.finish();
@@ -183,12 +192,6 @@ impl<L: Link> Session<L> {
             }
         }
         Ok(())
-    }
-
-    fn finish(&mut self) {
-        self.phase = Phase::Done;
-        self.channels.clear();
-        self.consumers.clear();
     }
 
     fn channel_frame(&mut self, frame: Frame) -> Outcome<()> {
@@ -319,48 +322,6 @@ impl<L: Link> Session<L> {
         }
     }
 
-    /// Class and method id of what is being acted on.
-    pub(crate) fn method_id(&self) -> (u16, u16) {
-        self.method
-    }
-
-    /// Closes what an exception closes: the channel, or the connection.
-    pub(crate) fn raise(&mut self, number: u16, exception: &Exception, method: (u16, u16)) {
-        metrics::counter!("longshore_amqp_errors_total", "code" => exception.code.word()).increment(1);
-        if number == 0 || exception.code.closes_connection() {
-            tracing::info!(user = %self.facts.user, vhost = %self.facts.vhost, channel = number, error = %exception,
-                "closing an AMQP connection");
-            self.close_connection(exception, method);
-            return;
-        }
-        tracing::debug!(user = %self.facts.user, vhost = %self.facts.vhost, channel = number, error = %exception,
-            "closing an AMQP channel");
-        let Some(generation) = self.empty_channel(number, false) else { return };
-        let mut closing = Channel::new(number, generation);
-        closing.state = ChannelState::Closing;
-        self.channels.insert(number, closing);
-        self.say(number, exception.channel_close(method));
-    }
-
-    /// Sends `connection.close` and drops everything but its answer from now on.
-    pub(crate) fn close_connection(&mut self, exception: &Exception, method: (u16, u16)) {
-        if self.phase != Phase::Open {
-            return;
-        }
-        self.finish();
-        self.phase = Phase::Closing;
-        self.say(0, exception.connection_close(method));
-    }
-
-    /// `channel.close` of the client: its consumers go first, what it held is out again, then `close-ok`.
-    fn client_closes(&mut self, number: u16) -> Outcome<()> {
-        let Some(generation) = self.empty_channel(number, true) else { return Ok(()) };
-        let mut closing = Channel::new(number, generation);
-        closing.state = ChannelState::Busy;
-        self.channels.insert(number, closing);
-        Ok(())
-    }
-
     /// Runs what waited on channels whose operation ended.
     pub(crate) fn run_resumed(&mut self) {
         while let Some(number) = self.resumed.pop_front() {
@@ -414,6 +375,10 @@ impl<L: Link> Session<L> {
 
     /// Takes an operation's end.
     pub(crate) fn finished(&mut self, finished: Finished) {
+        if let Ok(Done::ConnectionEmpty) = finished.outcome {
+            self.say(0, ConnectionCloseOk {});
+            return self.finish();
+        }
         let number = finished.channel;
         let current = self.channels.get(&number).is_some_and(|c| c.generation == finished.generation);
         if !current || self.phase != Phase::Open {
@@ -433,13 +398,16 @@ impl<L: Link> Session<L> {
 
     fn done(&mut self, number: u16, done: Done) -> Outcome<()> {
         match done {
-            Done::Unnoticed => {}
+            Done::Unnoticed | Done::ConnectionEmpty => {}
             Done::Answer(answer) => {
                 if let Some(method) = answer {
                     self.say(number, method);
                 }
             }
-            Done::Declared { name, answer } => {
+            Done::Declared { name, exclusive, answer } => {
+                if exclusive {
+                    self.exclusive.insert(name.clone());
+                }
                 self.channel_mut(number)?.current_queue = Some(name);
                 if let Some(method) = answer {
                     self.say(number, method);

@@ -1,17 +1,16 @@
-//! ack, nack, reject, recover, qos, and what becomes of a channel's deliveries when it ends.
+//! ack, nack, reject, recover and qos; consumer timeouts, where one is configured.
 
-use crate::backend::{Link, Operations};
+use crate::backend::Link;
 use crate::channel::Mode;
 use crate::exception::{Exception, Outcome};
-use crate::session::{Done, Finished, Session};
+use crate::session::Session;
 use crate::unacked::Held;
-use futures_util::future::join_all;
 use longshore_amqp_codec::method::{BasicQos, BasicQosOk, BasicRecoverOk};
-use longshore_broker::{ConsumerTag, Settlement};
+use longshore_broker::Settlement;
 use longshore_wire::batch::DeadReason;
 
 /// Back to its queue, and its delivery count grows.
-const RETURNED: Settlement = Settlement::Returned { counted: true };
+pub(crate) const RETURNED: Settlement = Settlement::Returned { counted: true };
 /// Back to its queue unseen by the client.
 pub(crate) const UNSEEN: Settlement = Settlement::Returned { counted: false };
 
@@ -97,62 +96,6 @@ impl<L: Link> Session<L> {
         self.say(number, BasicQosOk {});
         self.deliver_surplus(number);
         Ok(())
-    }
-
-    /// Takes a channel away: its consumers are detached, what its client held is delivered again. Answers its
-    /// generation. With `client_waits` an operation of that channel ends when all of it is done.
-    pub(crate) fn empty_channel(&mut self, number: u16, client_waits: bool) -> Option<u16> {
-        let mut channel = self.channels.remove(&number)?;
-        let waited: usize = channel.backlog.iter().map(|frame| frame.payload.len()).sum();
-        self.backlog_bytes = self.backlog_bytes.saturating_sub(waited);
-        for delivery in &channel.surplus {
-            self.link.settle(&delivery.handle, UNSEEN);
-        }
-        let mut held = Vec::new();
-        channel.unacked.take(0, true, &mut held);
-        if let Mode::Transaction(transaction) = &mut channel.mode {
-            held.extend(transaction.settled.drain(..).map(|(held, _)| held));
-        }
-        for held in held.iter().filter(|held| !held.stream) {
-            // What an attached consumer holds goes back with its detach.
-            if held.consumer.is_none_or(|tag| !self.consumers.contains_key(&tag)) {
-                self.link.settle(&held.handle, RETURNED);
-            }
-        }
-        let tags: Vec<ConsumerTag> = channel.consumers.values().copied().collect();
-        for tag in &tags {
-            self.consumers.remove(tag);
-        }
-        self.detach_all(number, channel.generation, tags, channel.reply_queue, client_waits);
-        Some(channel.generation)
-    }
-
-    fn detach_all(
-        &mut self,
-        number: u16,
-        generation: u16,
-        tags: Vec<ConsumerTag>,
-        reply_queue: Option<String>,
-        client_waits: bool,
-    ) {
-        let method = self.method_id();
-        let control = self.control.clone();
-        let work = async move {
-            join_all(tags.into_iter().map(|tag| control.detach(tag, false))).await;
-            if let Some(queue) = reply_queue
-                && let Err(error) = control.delete_queue(&queue, false, false).await
-            {
-                tracing::debug!(queue, %error, "a reply queue goes with its connection");
-            }
-        };
-        if client_waits {
-            self.operations.push(Box::pin(async move {
-                work.await;
-                Finished { channel: number, generation, method, outcome: Ok(Done::ChannelEmpty) }
-            }));
-        } else {
-            self.start_unnoticed(work);
-        }
     }
 
     /// Closes channels whose oldest delivery waits longer than the configured time for its settlement.
