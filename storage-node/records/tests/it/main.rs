@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
+mod jobs;
 mod model;
 mod reads;
 mod size;
