@@ -6,7 +6,7 @@ use crate::chaos;
 use longshore_consensus::mutations::{Mutation, choose};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 500;
 
 fn message(payload: &(dyn std::any::Any + Send)) -> &str {
     payload.downcast_ref::<String>().map_or("", String::as_str)
