@@ -16,6 +16,16 @@
 //! read  ──▶ tail │ read-ahead │ ReadTask: index block, coalesced bodies, (group, index, term), checksum
 //! ```
 //!
+//! How it is driven:
+//! 1. Start: [`Records::open`] with the node log's segments, [`Records::recover`] for each group with its checkpoint's state, then
+//!    [`Records::applied`] (and settled, dropped) for every entry above it, as at any other time.
+//! 2. Checkpoint at an applied index: [`Records::flush`] and its job first; write it once [`Records::rows_durable`] has reached the
+//!    index; then [`Records::uploads_from`]. The node log must not compact below the oldest piece of an open upload.
+//! 3. Node log: [`Records::segment_sealed`], [`Records::segment_retired`], [`Records::truncated`]; now and then
+//!    [`Records::removable`], and [`Records::segment_removed`] for what the log has let go.
+//! 4. Snapshot received: [`Records::missing`], fetch, [`Records::import`] until nothing is missing; `flush`; [`Records::recover`].
+//! 5. [`Records::next_job`] about once a second and after each finished job; after a failed one wait before asking again.
+//!
 //! | module | what |
 //! |---|---|
 //! | [`types`] | places, answers, configuration, errors |
