@@ -139,7 +139,8 @@ impl Admin {
                     false => engine.find_transient(&namespace, &entry.queue.name).await.ok().map(|q| q.log),
                 };
                 if let Some(log) = log {
-                    let stat = |request| Item::LogStat(v1::LogStat { request, shard: shard.0, log, cursor: 0 });
+                    let stat =
+                        |request| Item::LogStat(v1::LogStat { request, shard: shard.0, log, cursor: 0 });
                     listing.counts = queues::counts_of(engine.ask_for(shard, &entry.queue.name, stat).await);
                 }
             }
@@ -202,7 +203,9 @@ impl Admin {
     pub async fn put_user(&self, user: UserInfo, password: Option<&[u8]>) -> Result<(), BrokerError> {
         check_name("user", &user.name)?;
         if user.name.contains(':') {
-            return Err(BrokerError::Invalid("a user's name has no ':', which divides it from a namespace".into()));
+            return Err(BrokerError::Invalid(
+                "a user's name has no ':', which divides it from a namespace".into(),
+            ));
         }
         if password.is_none() && self.core.view.user(&user.name).is_none() {
             return Err(BrokerError::Invalid("a new user needs a password".into()));
@@ -222,7 +225,8 @@ impl Admin {
         };
         if let Some(password) = password {
             let password = password.to_vec();
-            let hashed = tokio::task::spawn_blocking(move || hash_password(&password, &mut rand::rng())).await;
+            let hashed =
+                tokio::task::spawn_blocking(move || hash_password(&password, &mut rand::rng())).await;
             let set = hashed
                 .map_err(|_| BrokerError::Unavailable("the gateway stops"))?
                 .map_err(|error| BrokerError::Invalid(error.to_string()))?;

@@ -133,10 +133,8 @@ impl Core {
     /// Session after session, until shutdown.
     async fn run(self: Arc<Self>) {
         while !self.is_stopping() {
-            let open = v1::OpenGateway {
-                name: self.config.name.clone(),
-                addresses: self.config.addresses.clone(),
-            };
+            let open =
+                v1::OpenGateway { name: self.config.name.clone(), addresses: self.config.addresses.clone() };
             let command = MetaCommand { command: Some(Command::OpenGateway(open)), ..MetaCommand::default() };
             let opened = self.client.submit(command, self.config.operation_timeout).await;
             match opened {

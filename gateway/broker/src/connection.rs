@@ -6,8 +6,8 @@
 use crate::api::*;
 use crate::control::Control;
 use crate::engine::Engine;
-pub use crate::events::EventReceiver;
 use crate::events::EventQueue;
+pub use crate::events::EventReceiver;
 use crate::fan::{Fan, PublishTicket, Ticket};
 use crate::mail::Letter;
 use crate::metadata::{Namespace, Route};
@@ -273,7 +273,10 @@ impl Connection {
         }
         let head_bytes = publish.properties.len() + publish.routing_key.len();
         if head_bytes > PAYLOAD_BYTES_MAX / 2 {
-            return Err(BrokerError::TooLarge { bytes: head_bytes as u64, max: PAYLOAD_BYTES_MAX as u64 / 2 });
+            return Err(BrokerError::TooLarge {
+                bytes: head_bytes as u64,
+                max: PAYLOAD_BYTES_MAX as u64 / 2,
+            });
         }
         let route = self.route(publish)?;
         if route.is_empty() {
@@ -318,13 +321,17 @@ impl Connection {
         let mut unknown: Vec<Arc<str>> = Vec::new();
         for name in route.transient.iter().chain(&route.unknown) {
             let log = self.engine.transients.log(namespace.0, name);
-            let is_held = self.engine.is_finding(namespace.0, name) || self.held.iter().any(|(n, _)| n == name);
+            let is_held =
+                self.engine.is_finding(namespace.0, name) || self.held.iter().any(|(n, _)| n == name);
             match (log, self.engine.view.transient_shard(namespace, name)) {
-                (Some(log), Some(shard)) if !is_held => known.entry(shard).or_default().push((name.clone(), log)),
+                (Some(log), Some(shard)) if !is_held => {
+                    known.entry(shard).or_default().push((name.clone(), log))
+                }
                 _ => unknown.push(name.clone()),
             }
         }
-        let durable_parts: usize = route.durable.iter().map(|(_, logs)| logs.len().div_ceil(TARGETS_MAX)).sum();
+        let durable_parts: usize =
+            route.durable.iter().map(|(_, logs)| logs.len().div_ceil(TARGETS_MAX)).sum();
         let parts = durable_parts + known.len() + unknown.len();
         if !(known.is_empty() && unknown.is_empty()) && body_bytes > TRANSIENT_BYTES_MAX - (128 << 10) {
             let max = (TRANSIENT_BYTES_MAX - (128 << 10)) as u64;

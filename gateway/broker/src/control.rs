@@ -71,7 +71,12 @@ impl Control {
 
     /// Deletes a queue; returns how many messages were ready in it.
     /// Errors: `NotFound`, `InUse`, `NotEmpty`, `ResourceLocked`, `Unavailable`.
-    pub async fn delete_queue(&self, name: &str, if_unused: bool, if_empty: bool) -> Result<u64, BrokerError> {
+    pub async fn delete_queue(
+        &self,
+        name: &str,
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Result<u64, BrokerError> {
         self.open()?;
         self.settled().await;
         queues::delete(&self.engine, &self.state, name, if_unused, if_empty).await

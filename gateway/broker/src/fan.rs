@@ -2,8 +2,8 @@
 
 use crate::api::{BrokerError, ConnectionId, PublishResult, Published};
 use longshore_wire::{LogId, Offset};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 const STORED: u8 = 1;
 const REFUSED: u8 = 2;
@@ -100,7 +100,9 @@ impl PublishTicket {
                 if seen & REFUSED != 0 {
                     match result {
                         refused @ PublishResult::Refused(_) => refused,
-                        _ => PublishResult::Refused(BrokerError::Unavailable("a target did not take the message")),
+                        _ => PublishResult::Refused(BrokerError::Unavailable(
+                            "a target did not take the message",
+                        )),
                     }
                 } else if seen & STORED != 0 {
                     PublishResult::Stored

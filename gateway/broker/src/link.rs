@@ -35,7 +35,12 @@ pub(crate) async fn run(engine: Arc<Engine>, node: NodeId, address: String) {
 }
 
 /// One life of the stream. `Ok`: it was in use and died, which is ordinary.
-async fn stream(engine: &Arc<Engine>, node: NodeId, address: &str, outbox: &Arc<Outbox>) -> Result<(), String> {
+async fn stream(
+    engine: &Arc<Engine>,
+    node: NodeId,
+    address: &str,
+    outbox: &Arc<Outbox>,
+) -> Result<(), String> {
     let channel = transport::channel(address, engine.config.tls.as_ref()).map_err(|e| e.to_string())?;
     let mut client = StorageClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -175,10 +175,11 @@ async fn run_barriers(
         }
         let revision = waiting.iter().map(|(revision, _)| *revision).max().unwrap_or(0);
         let barrier = command(Command::Barrier(v1::Barrier { revision }));
-        let result = client.submit(barrier, patience).await.and_then(|submitted| match submitted.reply.error() {
-            MetaError::MetaOk => Ok(()),
-            _ => Err(BrokerError::Unavailable("the gateways did not all hear of the change in time")),
-        });
+        let result =
+            client.submit(barrier, patience).await.and_then(|submitted| match submitted.reply.error() {
+                MetaError::MetaOk => Ok(()),
+                _ => Err(BrokerError::Unavailable("the gateways did not all hear of the change in time")),
+            });
         for (_, answer) in waiting {
             let _ = answer.send(result.clone());
         }

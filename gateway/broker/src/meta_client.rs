@@ -1,10 +1,10 @@
 //! Talks to meta: finds its leader among the storage nodes, submits commands, follows changes.
 
 use crate::api::BrokerError;
+use longshore_proto::MESSAGE_BYTES_MAX;
 use longshore_proto::transport::{self, TlsIdentity};
 use longshore_proto::v1::meta_client::MetaClient as Rpc;
 use longshore_proto::v1::{self, MetaCommand, MetaError, MetaReply};
-use longshore_proto::MESSAGE_BYTES_MAX;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -65,7 +65,8 @@ pub(crate) async fn find(engine: &Engine, who: &ConnectionState, name: &str) -> 
     let owned = engine.transients.owned(who.namespace.id.0, name);
     let mine = (found.owner_session, found.owner) == (engine.session.0, who.id.0);
     let spec = owned.and_then(|owned| {
-        longshore_wire::spec::LogSpec::decode(&mut longshore_wire::Reader::new(owned.declare.spec, "spec")).ok()
+        longshore_wire::spec::LogSpec::decode(&mut longshore_wire::Reader::new(owned.declare.spec, "spec"))
+            .ok()
     });
     let info = QueueInfo {
         name: name.to_owned(),
@@ -90,7 +91,11 @@ pub(crate) async fn find_mine(
     name: &str,
 ) -> Result<Found, BrokerError> {
     let found = find(engine, who, name).await?;
-    if found.info.accessible { Ok(found) } else { Err(BrokerError::ResourceLocked(format!("queue '{name}'"))) }
+    if found.info.accessible {
+        Ok(found)
+    } else {
+        Err(BrokerError::ResourceLocked(format!("queue '{name}'")))
+    }
 }
 
 /// Counts of a queue, from its leader.
@@ -144,7 +149,9 @@ async fn declare_durable(
     if !who.namespace.queue(name).is_some_and(|entry| entry.queue.durable) {
         // Nobody claims the name of a transient queue that the broker named; do not put a durable one over it.
         match engine.find_transient(&who.namespace, name).await {
-            Ok(found) if found.exclusive => return Err(BrokerError::ResourceLocked(format!("queue '{name}'"))),
+            Ok(found) if found.exclusive => {
+                return Err(BrokerError::ResourceLocked(format!("queue '{name}'")));
+            }
             Ok(_) => return Err(BrokerError::Inequivalent { what: "durable", name: name.to_owned() }),
             Err(BrokerError::NotFound { .. }) => {}
             Err(error) => return Err(error),
@@ -228,12 +235,8 @@ async fn declare_transient(
         single_active: declare.single_active,
     };
     let made = engine.declare_transient(&message).await?;
-    let owned = Owned {
-        namespace: who.namespace.clone(),
-        declare: message,
-        connection: who.id,
-        claimed: given,
-    };
+    let owned =
+        Owned { namespace: who.namespace.clone(), declare: message, connection: who.id, claimed: given };
     if made.created || declare.exclusive {
         engine.transients.own(name.into(), owned);
     }
@@ -269,7 +272,8 @@ async fn claim(
     if reply.error() == MetaError::MetaInequivalent
         && let Some(existing) = &reply.queue
     {
-        let locked = existing.exclusive && (existing.owner_session, existing.owner) != (engine.session.0, who.id.0);
+        let locked =
+            existing.exclusive && (existing.owner_session, existing.owner) != (engine.session.0, who.id.0);
         if locked {
             return Err(BrokerError::ResourceLocked(format!("queue '{name}'")));
         }
@@ -354,16 +358,17 @@ async fn delete_in_meta(
 pub(crate) async fn delete_if_unused(engine: &Arc<Engine>, who: &ConnectionState, name: &str) {
     match delete(engine, who, name, true, false).await {
         Ok(_) | Err(BrokerError::NotFound { .. } | BrokerError::InUse(_)) => {}
-        Err(error) => tracing::warn!(queue = name, %error, "an auto-delete queue without consumers was not deleted"),
+        Err(error) => {
+            tracing::warn!(queue = name, %error, "an auto-delete queue without consumers was not deleted")
+        }
     }
 }
 
 /// Drops what is ready in a queue; returns how many.
 pub(crate) async fn purge(engine: &Engine, who: &ConnectionState, name: &str) -> Result<u64, BrokerError> {
     let found = find_mine(engine, who, name).await?;
-    let make = |request| {
-        Item::Purge(v1::Purge { request, shard: found.shard.0, log: found.info.log.0, cursor: 0 })
-    };
+    let make =
+        |request| Item::Purge(v1::Purge { request, shard: found.shard.0, log: found.info.log.0, cursor: 0 });
     match engine.ask_for(found.shard, name, make).await? {
         answer::Result::Done(count) => Ok(count),
         _ => Err(BrokerError::Unavailable("an answer of another kind")),
@@ -371,14 +376,18 @@ pub(crate) async fn purge(engine: &Engine, who: &ConnectionState, name: &str) ->
 }
 
 /// What the leader of a queue says of it: a JSON object.
-pub(crate) async fn explain(engine: &Engine, shard: ShardId, log: LogId, name: &str) -> Result<String, BrokerError> {
+pub(crate) async fn explain(
+    engine: &Engine,
+    shard: ShardId,
+    log: LogId,
+    name: &str,
+) -> Result<String, BrokerError> {
     let make = |request| Item::Explain(v1::Explain { request, shard: shard.0, log: log.0, cursor: 0 });
     match engine.ask_for(shard, name, make).await? {
         answer::Result::Text(text) => Ok(text),
         _ => Err(BrokerError::Unavailable("an answer of another kind")),
     }
 }
-
 
 /// The counts of an answer, if it has them.
 pub(crate) fn counts_of(answer: Result<answer::Result, BrokerError>) -> Option<QueueCounts> {

@@ -169,7 +169,12 @@ impl Shard {
 
     /// Takes what a connection flushed. Whether the shard has too much to do, and how many tickets its settlements
     /// made.
-    pub fn hand_over(&self, connection: ConnectionId, work: Handover, pending_bytes_max: usize) -> (bool, u64) {
+    pub fn hand_over(
+        &self,
+        connection: ConnectionId,
+        work: Handover,
+        pending_bytes_max: usize,
+    ) -> (bool, u64) {
         self.with(|state| {
             for work in work.works {
                 match work {
@@ -394,7 +399,12 @@ impl State {
     }
 
     /// Messages for consumers. What completes a get is given back.
-    pub fn deliver(&mut self, shard: ShardId, deliver: v1::Deliver, mail: &mut Mail) -> Vec<(v1::Delivery, Vec<Bytes>)> {
+    pub fn deliver(
+        &mut self,
+        shard: ShardId,
+        deliver: v1::Deliver,
+        mail: &mut Mail,
+    ) -> Vec<(v1::Delivery, Vec<Bytes>)> {
         let term = Term(deliver.term);
         let mut gets = Vec::new();
         for delivery in deliver.deliveries {

@@ -291,7 +291,8 @@ impl Engine {
         mail: &mut Mail,
     ) {
         let connection = self.connection(held.ticket.connection);
-        let (Some(connection), Some(shard)) = (connection, self.view.transient_shard(namespace.id, name)) else {
+        let (Some(connection), Some(shard)) = (connection, self.view.transient_shard(namespace.id, name))
+        else {
             return mail.resolve(&held.ticket, PublishResult::Unroutable);
         };
         match found {
@@ -299,22 +300,30 @@ impl Engine {
                 let targets = vec![(name.clone(), LogId(found.log))];
                 self.send_transient(&connection, shard, targets, held);
             }
-            Err(BrokerError::NotFound { .. }) => match namespace.queue(name).filter(|entry| entry.queue.durable) {
-                // It was declared meanwhile, as a durable one.
-                Some(entry) => {
-                    let (log, shard) = entry.place();
-                    self.send_durable(&connection, shard, log, held, mail);
+            Err(BrokerError::NotFound { .. }) => {
+                match namespace.queue(name).filter(|entry| entry.queue.durable) {
+                    // It was declared meanwhile, as a durable one.
+                    Some(entry) => {
+                        let (log, shard) = entry.place();
+                        self.send_durable(&connection, shard, log, held, mail);
+                    }
+                    None => mail.resolve(&held.ticket, PublishResult::Unroutable),
                 }
-                None => mail.resolve(&held.ticket, PublishResult::Unroutable),
-            },
+            }
             Err(error) => mail.resolve(&held.ticket, PublishResult::Refused(error.clone())),
         }
     }
 
-    fn send_durable(&self, connection: &ConnectionState, shard: ShardId, log: LogId, held: Held, mail: &mut Mail) {
-        let record = Record::parse(held.record)
-            .and_then(|record| retarget(&record, &[log]))
-            .and_then(Record::parse);
+    fn send_durable(
+        &self,
+        connection: &ConnectionState,
+        shard: ShardId,
+        log: LogId,
+        held: Held,
+        mail: &mut Mail,
+    ) {
+        let record =
+            Record::parse(held.record).and_then(|record| retarget(&record, &[log])).and_then(Record::parse);
         match record {
             Ok(record) => {
                 let mut chunk = Chunk::new(self.session);
@@ -383,7 +392,9 @@ impl Engine {
                 engine.transients.forget(namespace, &name);
                 match engine.declare_transient(&owned.declare).await {
                     Ok(found) => engine.transients.learn(namespace, &name, LogId(found.log)),
-                    Err(error) => tracing::warn!(queue = %name, %error, "a transient queue was not made again"),
+                    Err(error) => {
+                        tracing::warn!(queue = %name, %error, "a transient queue was not made again")
+                    }
                 }
             }
             for (id, _) in consumers {
@@ -399,7 +410,9 @@ impl Engine {
         for _ in 0..LOOKS {
             let log = match self.transients.log(namespace, &place.queue) {
                 Some(log) => Ok(log),
-                None => self.find_transient(&place.namespace, &place.queue).await.map(|found| LogId(found.log)),
+                None => {
+                    self.find_transient(&place.namespace, &place.queue).await.map(|found| LogId(found.log))
+                }
             };
             match log {
                 Ok(log) => {
@@ -434,7 +447,8 @@ impl Engine {
             self.transients.forget(*namespace, name);
         }
         for shard in shards {
-            let delete = v1::TransientDelete { shard, owner: connection.id.0, ..v1::TransientDelete::default() };
+            let delete =
+                v1::TransientDelete { shard, owner: connection.id.0, ..v1::TransientDelete::default() };
             self.shard(ShardId(shard)).with(|state| state.push_or_defer(item(Item::TransientDelete(delete))));
         }
         if claimed && !self.lease.is_lost() {

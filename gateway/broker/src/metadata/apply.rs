@@ -141,7 +141,8 @@ impl NamespaceState {
             }
             Change::QueueDeleted(gone) => {
                 // A queue made anew under the name has another log and stays.
-                let same = self.queues.get(gone.name.as_str()).is_some_and(|entry| entry.queue.log == gone.log);
+                let same =
+                    self.queues.get(gone.name.as_str()).is_some_and(|entry| entry.queue.log == gone.log);
                 if same {
                     self.queues.remove(gone.name.as_str());
                     self.exchanges.remove_queue(&gone.name);

@@ -40,7 +40,8 @@ pub struct QueueEntry {
 
 impl QueueEntry {
     fn new(queue: v1::Queue) -> QueueEntry {
-        let spec = LogSpec::decode(&mut Reader::new(queue.spec.clone(), "queue spec")).unwrap_or(LogSpec::QUEUE);
+        let spec =
+            LogSpec::decode(&mut Reader::new(queue.spec.clone(), "queue spec")).unwrap_or(LogSpec::QUEUE);
         QueueEntry { queue, spec }
     }
 
@@ -305,4 +306,3 @@ impl Metadata {
         Some(ShardId((hash >> 16) as u32 % shards + 1))
     }
 }
-

@@ -335,7 +335,8 @@ impl<O: Clone> Consumers<O> {
     /// Takes what is out without a consumer and belongs to an owner that `whose` says: it must be returned.
     pub fn take_loose(&mut self, whose: impl Fn(&O) -> bool) -> Vec<(LogId, Offset, Term)> {
         let mine = self.loose.extract_if(.., |_, loose| whose(&loose.owner));
-        let taken: Vec<_> = mine.map(|((log, offset), loose)| (log, offset, loose.lease, loose.term)).collect();
+        let taken: Vec<_> =
+            mine.map(|((log, offset), loose)| (log, offset, loose.lease, loose.term)).collect();
         for (log, offset, lease, term) in &taken {
             self.settling.insert((*log, *offset), (*lease, *term));
         }
@@ -376,10 +377,7 @@ impl<O: Clone> Consumers<O> {
 }
 
 fn credit_of<O>(consumer: &Consumer<O>) -> (u64, u64) {
-    (
-        consumer.granted.0.saturating_sub(consumer.base.0),
-        consumer.granted.1.saturating_sub(consumer.base.1),
-    )
+    (consumer.granted.0.saturating_sub(consumer.base.0), consumer.granted.1.saturating_sub(consumer.base.1))
 }
 
 fn attach_message<O>(shard: ShardId, id: u64, consumer: &Consumer<O>) -> v1::Attach {

@@ -1,7 +1,7 @@
 //! Puts large bodies together that a leader delivers in pieces.
 
-use longshore_proto::v1;
 use bytes::Bytes;
+use longshore_proto::v1;
 use std::collections::HashMap;
 
 /// Bodies under way, by (consumer, log, offset). Bounded by the consumers' credit in bytes.

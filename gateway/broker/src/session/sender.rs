@@ -230,11 +230,8 @@ impl<T> Sender<T> {
             bytes_max = bytes_max.saturating_sub(ITEM_BYTES_MAX);
         }
         let appends = (!self.blocked || self.probe) && !self.settles_left_out;
-        let mut chunk = if appends {
-            self.line.take(self.session, bytes_max, self.limits.part_bytes)
-        } else {
-            None
-        };
+        let mut chunk =
+            if appends { self.line.take(self.session, bytes_max, self.limits.part_bytes) } else { None };
         if chunk.is_some() {
             self.probe = false;
         }

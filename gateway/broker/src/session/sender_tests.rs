@@ -65,7 +65,8 @@ fn what_arrives_while_batches_are_under_way_goes_together() {
     assert_eq!((third.number, third.items), (BatchNo(3), 3));
     sender.outcome(BatchNo(3), stored(3), &mut out).unwrap();
     sender.outcome(BatchNo(2), stored(1), &mut out).unwrap();
-    let tags: Vec<u64> = out.iter().map(|r| if let Resolved::Appended(tag, _) = r { *tag } else { 99 }).collect();
+    let tags: Vec<u64> =
+        out.iter().map(|r| if let Resolved::Appended(tag, _) = r { *tag } else { 99 }).collect();
     assert_eq!(tags, [0, 2, 3, 4, 1]);
     assert!(sender.is_idle() && sender.pending_bytes() == 0);
 }
@@ -270,7 +271,11 @@ impl Shard {
                 Item::Append { record, .. } => {
                     let body = record.body();
                     let tag = if record.upload() != 0 {
-                        assert_eq!(self.parts.get(&record.upload()), Some(&2500), "an upload without all parts");
+                        assert_eq!(
+                            self.parts.get(&record.upload()),
+                            Some(&2500),
+                            "an upload without all parts"
+                        );
                         record.upload()
                     } else {
                         u64::from_le_bytes(body[..8].try_into().unwrap())

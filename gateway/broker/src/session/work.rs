@@ -203,7 +203,12 @@ impl<T> Line<T> {
     }
 
     /// Takes what fits into a batch of `bytes_max`: whole chunks in order, and one part of one upload.
-    pub(super) fn take(&mut self, session: SessionId, bytes_max: usize, part_bytes: usize) -> Option<Chunk<T>> {
+    pub(super) fn take(
+        &mut self,
+        session: SessionId,
+        bytes_max: usize,
+        part_bytes: usize,
+    ) -> Option<Chunk<T>> {
         let part_room = part_bytes + PART_ROOM_BYTES;
         let uploading = !self.uploads.is_empty();
         let mut batch: Option<Chunk<T>> = None;

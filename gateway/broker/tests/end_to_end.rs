@@ -1,0 +1,363 @@
+//! The broker against a storage node in memory, over real gRPC.
+
+mod fake;
+
+use bytes::Bytes;
+use fake::Fake;
+use longshore_broker::*;
+use longshore_proto::v1::meta_change::Change;
+use longshore_wire::record::Form;
+use longshore_wire::spec::LogSpec;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn start() -> (Fake, Broker) {
+    let fake = Fake::start().await;
+    let mut config = BrokerConfig::new(vec![fake.address.to_string()], "test");
+    config.operation_timeout = Duration::from_secs(5);
+    let broker = Broker::start(config, PATIENCE).await.unwrap();
+    (fake, broker)
+}
+
+fn peer() -> std::net::SocketAddr {
+    "127.0.0.1:9".parse().unwrap()
+}
+
+async fn connect(broker: &Broker) -> (Connection, EventReceiver) {
+    let identity = broker.authenticate("guest", b"guest", peer()).await.unwrap();
+    let info = ConnectionInfo { protocol: "test", peer: peer(), client: "c".repeat(1000), tls: false };
+    broker.connect(&identity, "/", info).unwrap()
+}
+
+fn declare(name: QueueName, durable: bool) -> QueueDeclare {
+    QueueDeclare {
+        name,
+        durable,
+        exclusive: !durable,
+        auto_delete: false,
+        arguments: Bytes::new(),
+        spec: LogSpec::QUEUE,
+        expires_ms: 0,
+        single_active: false,
+        kind: "classic".into(),
+    }
+}
+
+fn given(name: &str) -> QueueDeclare {
+    declare(QueueName::Given(name.into()), true)
+}
+
+fn publish(connection: &mut Connection, exchange: &str, key: &str, token: u64, body: &[Bytes]) -> Routed {
+    let publish = Publish {
+        channel: 1,
+        token,
+        report: true,
+        exchange,
+        routing_key: key.as_bytes(),
+        more_keys: &[],
+        headers: &NoHeaders,
+        form: Form::Amqp,
+        properties: b"props",
+        body,
+        priority: 0,
+        ttl_ms: None,
+        delay_ms: 0,
+        client_time_ms: None,
+        key_hash: 0,
+    };
+    connection.publish(&publish).unwrap()
+}
+
+fn number(n: u64) -> [Bytes; 1] {
+    [Bytes::copy_from_slice(&n.to_le_bytes())]
+}
+
+async fn next(events: &mut EventReceiver) -> Event {
+    tokio::time::timeout(PATIENCE, events.recv()).await.expect("an event in time").expect("an event")
+}
+
+async fn published(events: &mut EventReceiver, count: usize) -> Vec<Published> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        match next(events).await {
+            Event::Published(lines) => all.extend(lines),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    all
+}
+
+async fn deliveries(events: &mut EventReceiver, count: usize) -> Vec<Delivery> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        match next(events).await {
+            Event::Deliveries(some) => all.extend(some),
+            Event::Published(_) => {}
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+    all
+}
+
+fn consumer(queue: &str) -> Attach {
+    Attach {
+        tag: ConsumerTag(1),
+        queue: queue.into(),
+        exclusive: false,
+        priority: 0,
+        start: None,
+        credit_messages: 1000,
+        credit_bytes: 1 << 30,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_goes_from_publish_to_ack() {
+    let (fake, broker) = start().await;
+    let (mut connection, mut events) = connect(&broker).await;
+    let control = connection.control();
+    let state = control.declare_queue(given("q")).await.unwrap();
+    assert!(state.created && !control.declare_queue(given("q")).await.unwrap().created);
+    let mut other = given("q");
+    other.auto_delete = true;
+    let error = control.declare_queue(other).await.unwrap_err();
+    assert!(matches!(error, BrokerError::Inequivalent { what: "auto_delete", .. }), "{error}");
+    let binding = BindingInfo {
+        source: "amq.topic".into(),
+        destination: Destination::Queue("q".into()),
+        routing_key: Bytes::from_static(b"a.#"),
+        arguments: Bytes::new(),
+    };
+    control.bind(binding.clone()).await.unwrap();
+    for n in 0..300 {
+        assert_eq!(publish(&mut connection, "amq.topic", "a.b", n, &number(n)), Routed::Queued);
+    }
+    assert_eq!(publish(&mut connection, "amq.topic", "b", 999, &number(0)), Routed::Unroutable);
+    assert_eq!(connection.flush(), Flow::Open);
+    let lines = published(&mut events, 300).await;
+    assert!(
+        lines
+            .iter()
+            .enumerate()
+            .all(|(n, line)| { line.token == n as u64 && line.result == PublishResult::Stored })
+    );
+
+    control.attach(consumer("q")).await.unwrap();
+    let got = deliveries(&mut events, 300).await;
+    for (n, delivery) in got.iter().enumerate() {
+        assert_eq!(delivery.body.slices(), &number(n as u64));
+        assert_eq!((&delivery.properties[..], &delivery.routing_key[..]), (&b"props"[..], &b"a.b"[..]));
+        connection.settle(&delivery.handle, Settlement::Acked);
+    }
+    assert_eq!(connection.flush(), Flow::Open);
+    control.settled().await;
+    assert!(fake.lock().logs[&1].messages.iter().all(|stored| stored.done));
+
+    control.detach(ConsumerTag(1), true).await;
+    publish(&mut connection, "", "q", 1000, &number(7));
+    let _ = connection.flush();
+    let got = control.get("q").await.unwrap().expect("a get sees what was published before it");
+    assert_eq!((got.ready, got.delivery.handle.tag), (0, None));
+    assert!(control.get("q").await.unwrap().is_none());
+    connection.settle(&got.delivery.handle, Settlement::Returned { counted: true });
+    let _ = connection.flush();
+    let again = control.get("q").await.unwrap().expect("returned");
+    assert!(again.delivery.redelivered);
+    control.unbind(binding).await.unwrap();
+    assert_eq!(publish(&mut connection, "amq.topic", "a.b", 1, &number(1)), Routed::Unroutable);
+    assert!(matches!(control.delete_queue("q", false, true).await, Err(BrokerError::NotEmpty(_))));
+    drop(connection);
+    broker.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_without_an_outcome_go_again_and_are_stored_once() {
+    let (fake, broker) = start().await;
+    let (mut connection, mut events) = connect(&broker).await;
+    connection.control().declare_queue(given("q")).await.unwrap();
+    fake.lock().silent = true;
+    for n in 0..100 {
+        publish(&mut connection, "", "q", n, &number(n));
+        let _ = connection.flush();
+        if n % 25 == 10 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            fake.cut_links();
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fake.lock().silent = false;
+    fake.cut_links();
+    let lines = published(&mut events, 100).await;
+    assert!(lines.iter().all(|line| line.result == PublishResult::Stored));
+    assert!(fake.lock().submissions.values().any(|times| *times > 1), "something went twice");
+    let bodies: Vec<Bytes> = fake.bodies("q");
+    assert_eq!(bodies, (0..100).map(|n| number(n)[0].clone()).collect::<Vec<_>>());
+    drop(connection);
+    broker.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_come_back_after_a_lost_stream_with_what_they_hold() {
+    let (fake, broker) = start().await;
+    let (mut connection, mut events) = connect(&broker).await;
+    let control = connection.control();
+    control.declare_queue(given("q")).await.unwrap();
+    control.attach(Attach { credit_messages: 2, ..consumer("q") }).await.unwrap();
+    for n in 0..4 {
+        publish(&mut connection, "", "q", n, &number(n));
+    }
+    let _ = connection.flush();
+    let first = deliveries(&mut events, 2).await;
+    fake.cut_links();
+    connection.settle(&first[0].handle, Settlement::Acked);
+    connection.credit(ConsumerTag(1), 2, 0);
+    let _ = connection.flush();
+    let rest = deliveries(&mut events, 2).await;
+    let offsets: Vec<u64> = rest.iter().map(|delivery| delivery.handle.offset.0).collect();
+    assert_eq!(offsets, [2, 3], "what is held does not come again, and only the credit that is left counts");
+    drop(connection);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let state = fake.lock();
+    let out = state.logs[&1].messages.iter().filter(|stored| stored.out.is_some() && !stored.done).count();
+    assert_eq!(out, 0, "what a gone connection held is given back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_blocks_publishes_and_lets_acks_pass() {
+    let (fake, broker) = start().await;
+    let (mut connection, mut events) = connect(&broker).await;
+    let control = connection.control();
+    control.declare_queue(given("q")).await.unwrap();
+    publish(&mut connection, "", "q", 1, &number(1));
+    let _ = connection.flush();
+    published(&mut events, 1).await;
+    control.attach(consumer("q")).await.unwrap();
+    let got = deliveries(&mut events, 1).await;
+    fake.lock().full = true;
+    publish(&mut connection, "", "q", 2, &number(2));
+    connection.settle(&got[0].handle, Settlement::Acked);
+    let _ = connection.flush();
+    assert!(matches!(next(&mut events).await, Event::Blocked(Some(_))));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(fake.lock().logs[&1].messages[0].done, "the ack passed");
+    fake.lock().full = false;
+    let mut seen = (false, false);
+    while seen != (true, true) {
+        match next(&mut events).await {
+            Event::Published(lines) => seen.0 = lines[0].result == PublishResult::Stored,
+            Event::Blocked(None) => seen.1 = true,
+            Event::Deliveries(_) | Event::Blocked(Some(_)) => {}
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_body_arrives_whole() {
+    let (_fake, broker) = start().await;
+    let (mut connection, mut events) = connect(&broker).await;
+    let control = connection.control();
+    control.declare_queue(given("q")).await.unwrap();
+    control.attach(consumer("q")).await.unwrap();
+    let body: Vec<Bytes> = (0..50_u8).map(|n| Bytes::from(vec![n; 100_000])).collect();
+    publish(&mut connection, "", "q", 1, &body);
+    publish(&mut connection, "", "q", 2, &number(2));
+    let _ = connection.flush();
+    connection.writable().await;
+    let got = deliveries(&mut events, 2).await;
+    assert_eq!(got[0].body.slices().concat(), body.concat());
+    assert_eq!(got[1].body.slices(), &number(2), "in the order of sending");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reply_queues_need_no_meta_and_go_with_their_connection() {
+    let (fake, broker) = start().await;
+    let (requester, mut replies) = connect(&broker).await;
+    let (mut server, mut events) = connect(&broker).await;
+    let before = fake.lock().meta_entries;
+    let control = requester.control();
+    let queue = control.declare_queue(declare(QueueName::Generated("amq.gen-"), false)).await.unwrap();
+    assert!(queue.created && queue.name.starts_with("amq.gen-"));
+    control.attach(consumer(&queue.name)).await.unwrap();
+    for n in 0..10 {
+        publish(&mut server, "", &queue.name, n, &number(n));
+    }
+    let _ = server.flush();
+    assert!(published(&mut events, 10).await.iter().all(|line| line.result == PublishResult::Stored));
+    let got = deliveries(&mut replies, 10).await;
+    assert!(got.iter().enumerate().all(|(n, delivery)| delivery.body.slices() == number(n as u64)));
+    assert_eq!(fake.lock().meta_entries, before, "meta heard nothing of it");
+    let error = server.control().attach(consumer(&queue.name)).await.unwrap_err();
+    assert!(matches!(error, BrokerError::ResourceLocked(_)), "{error}");
+
+    // The stream dies and the leader's memory with it: the queue is made again under its name.
+    fake.lock().logs.retain(|_, queue| queue.transient.is_none());
+    fake.cut_links();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    publish(&mut server, "", &queue.name, 20, &number(20));
+    let _ = server.flush();
+    assert_eq!(deliveries(&mut replies, 1).await[0].body.slices(), &number(20));
+    assert_eq!(published(&mut events, 1).await[0].result, PublishResult::Stored);
+
+    drop(requester);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    publish(&mut server, "", &queue.name, 30, &number(30));
+    let _ = server.flush();
+    assert_eq!(published(&mut events, 1).await[0].result, PublishResult::Unroutable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_and_namespaces_are_checked_and_deleted_users_go() {
+    let (fake, broker) = start().await;
+    assert_eq!(broker.authenticate("guest", b"wrong", peer()).await.unwrap_err(), AuthError::Refused);
+    assert_eq!(broker.authenticate("nobody", b"guest", peer()).await.unwrap_err(), AuthError::Refused);
+    let identity = broker.authenticate("other:guest", b"guest", peer()).await.unwrap();
+    assert_eq!(&*identity.namespace, "other");
+    let info = ConnectionInfo { protocol: "test", peer: peer(), client: String::new(), tls: false };
+    let refused = broker.connect(&identity, "other", info).map(|_| ()).unwrap_err();
+    assert_eq!(refused, BrokerError::NotAllowed("other".into()));
+    let (mut connection, mut events) = connect(&broker).await;
+    assert!(connection.permit(Right::Write, "anything"));
+    assert_eq!(broker.admin().connections().len(), 1);
+    fake.lock().change(Change::UserDeleted("guest".into()));
+    assert!(matches!(next(&mut events).await, Event::Close(CloseReason::UserChanged)));
+    assert!(events.recv().await.is_none());
+    drop(connection);
+    assert!(broker.admin().connections().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_lease_a_gateway_stops_and_starts_anew() {
+    let (fake, broker) = start().await;
+    let (mut connection, mut events) = connect(&broker).await;
+    connection.control().declare_queue(given("q")).await.unwrap();
+    let session = broker.session();
+    fake.lock().deaf = true;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    publish(&mut connection, "", "q", 1, &number(1));
+    assert_eq!(connection.flush(), Flow::Wait, "no renewal was answered for 3 s");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(fake.bodies("q").is_empty(), "nothing is sent without a lease");
+    assert!(!broker.is_ready());
+    {
+        let mut state = fake.lock();
+        state.live.clear();
+        state.deaf = false;
+    }
+    let close = next(&mut events).await;
+    assert!(matches!(close, Event::Close(CloseReason::LeaseLost)), "{close:?}");
+    drop(connection);
+    for _ in 0..100 {
+        if broker.is_ready() && broker.session() != session {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(broker.session() > session && broker.is_ready());
+    assert!(fake.bodies("q").is_empty(), "what had no outcome never goes out under another session");
+    let (mut connection, mut events) = connect(&broker).await;
+    publish(&mut connection, "", "q", 2, &number(2));
+    let _ = connection.flush();
+    assert_eq!(published(&mut events, 1).await[0].result, PublishResult::Stored);
+}
