@@ -107,7 +107,7 @@ fn read_all(input: &mut BytesMut) -> Result<usize, CodecError> {
             FrameKind::Method => {
                 let method = Method::decode(frame.payload)?;
                 if let Method::QueueDeclare(declare) = &method {
-                    let _ = declare.arguments.iter().map(|(_, value)| value.as_int()).count();
+                    let _ = declare.arguments.iter().filter_map(|(_, value)| value.as_int()).count();
                 }
             }
             FrameKind::Header => look_up(&ContentHeader::decode(frame.payload)?.properties),
