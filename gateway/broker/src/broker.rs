@@ -5,7 +5,8 @@
 
 use crate::admin::Admin;
 use crate::api::*;
-use crate::connection::{Connection, ConnectionState, EventReceiver};
+use crate::connection::{Connection, EventReceiver};
+use crate::connection_state::ConnectionState;
 use crate::engine::Engine;
 use crate::meta_batch::MetaBatch;
 use crate::meta_client::MetaClient;

@@ -4,14 +4,14 @@
 //! with all others of the burst under one lock per shard.
 
 use crate::api::*;
+use crate::connection_state::ConnectionState;
 use crate::control::Control;
 use crate::engine::Engine;
-use crate::events::EventQueue;
 pub use crate::events::EventReceiver;
 use crate::fan::{Fan, PublishTicket, Ticket};
-use crate::mail::Letter;
-use crate::metadata::{Namespace, Route};
-use crate::permissions::{Permissions, Remembered};
+use crate::metadata::Route;
+use crate::permissions::Remembered;
+use crate::routes::RouteCache;
 use crate::routing::Input;
 use crate::session::settles::End;
 use crate::session::{Chunk, Upload};
@@ -20,198 +20,22 @@ use crate::transients::Held;
 use bytes::{Bytes, BytesMut};
 use longshore_wire::record::{NO_CLIENT_TIME, NO_TTL, NewRecord, TARGETS_MAX, flags};
 use longshore_wire::{BATCH_BYTES_MAX, LogId, PAYLOAD_BYTES_MAX, ShardId};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
-use tokio::sync::Notify;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A chunk is closed at this size, so that several of them share a batch.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Routes that a connection remembers.
-const ROUTES_MAX: usize = 4096;
 /// Largest record whose body goes inside it; a larger body goes in parts.
 const INLINE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 /// Largest record to transient queues: it has no parts, and must fit into one message.
 const TRANSIENT_BYTES_MAX: usize = BATCH_BYTES_MAX;
-/// How often a held-back connection looks, beside being told.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A consumer of a connection.
-#[derive(Clone, Debug)]
-pub(crate) struct ConsumerAt {
-    pub id: u64,
-    pub shard: ShardId,
-    pub queue: Arc<str>,
-    /// Reads a stream: nothing to settle.
-    pub positional: bool,
-    /// Its durable queue goes with its last consumer.
-    pub auto_delete: bool,
-}
-
-/// What the broker knows of a connection; shared with its control handles.
+/// A message to known transient queues of one shard.
 #[derive(Debug)]
-pub(crate) struct ConnectionState {
-    pub id: ConnectionId,
-    pub identity: Identity,
-    pub namespace: Arc<Namespace>,
-    pub info: ConnectionInfo,
-    /// What it logged in with: another one ends it.
-    pub password_hash: Box<str>,
-    pub events: Arc<EventQueue>,
-    permissions: RwLock<Arc<Permissions>>,
-    permissions_version: AtomicU64,
-    consumers: Mutex<HashMap<ConsumerTag, ConsumerAt>>,
-    pending_bytes: AtomicUsize,
-    submitted: AtomicU64,
-    completed: AtomicU64,
-    progress: Notify,
-    closed: AtomicBool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl ConnectionState {
-    pub fn new(
-        id: ConnectionId,
-        identity: Identity,
-        namespace: Arc<Namespace>,
-        info: ConnectionInfo,
-        permissions: Permissions,
-        password_hash: Box<str>,
-    ) -> ConnectionState {
-        ConnectionState {
-            id,
-            identity,
-            namespace,
-            info,
-            password_hash,
-            events: Arc::default(),
-            permissions: RwLock::new(Arc::new(permissions)),
-            permissions_version: AtomicU64::new(0),
-            consumers: Mutex::default(),
-            pending_bytes: AtomicUsize::new(0),
-            submitted: AtomicU64::new(0),
-            completed: AtomicU64::new(0),
-            progress: Notify::new(),
-            closed: AtomicBool::new(false),
-        }
-    }
-
-    /// What a frame meant for this connection.
-    pub fn receive(&self, letter: Letter) {
-        if !letter.published.is_empty() {
-            self.events.push(Event::Published(letter.published));
-        }
-        if !letter.deliveries.is_empty() {
-            metrics::counter!("longshore_gateway_deliveries_total").increment(letter.deliveries.len() as u64);
-            self.events.push(Event::Deliveries(letter.deliveries));
-        }
-        for tag in letter.cancelled {
-            self.events.push(Event::Cancelled { tag });
-        }
-        if letter.done > 0 {
-            let before = self.pending_bytes.load(Ordering::Relaxed);
-            self.pending_bytes.fetch_sub(letter.bytes.min(before), Ordering::AcqRel);
-            self.completed.fetch_add(letter.done, Ordering::AcqRel);
-            self.progress.notify_waiters();
-        }
-    }
-
-    /// Ends it with a word to the client.
-    pub fn close(&self, reason: CloseReason) {
-        self.closed.store(true, Ordering::Release);
-        self.events.close(reason);
-        self.progress.notify_waiters();
-    }
-
-    /// Whether it was closed.
-    pub fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    pub fn permissions(&self) -> Arc<Permissions> {
-        self.permissions.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub fn set_permissions(&self, permissions: Permissions) {
-        *self.permissions.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(permissions);
-        self.permissions_version.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Notes a consumer; false if the tag is in use.
-    pub fn add_consumer(&self, tag: ConsumerTag, at: ConsumerAt) -> bool {
-        let mut consumers = lock(&self.consumers);
-        if consumers.contains_key(&tag) {
-            return false;
-        }
-        consumers.insert(tag, at);
-        true
-    }
-
-    pub fn forget_consumer(&self, tag: ConsumerTag) -> Option<ConsumerAt> {
-        lock(&self.consumers).remove(&tag)
-    }
-
-    pub fn consumer(&self, tag: ConsumerTag) -> Option<ConsumerAt> {
-        lock(&self.consumers).get(&tag).cloned()
-    }
-
-    pub fn take_consumers(&self) -> Vec<ConsumerAt> {
-        let mut all: Vec<_> = lock(&self.consumers).drain().map(|(_, at)| at).collect();
-        all.sort_by_key(|at| at.id);
-        all
-    }
-
-    pub fn consumer_count(&self) -> usize {
-        lock(&self.consumers).len()
-    }
-
-    fn submit(&self, tickets: u64, bytes: usize) {
-        self.submitted.fetch_add(tickets, Ordering::AcqRel);
-        self.pending_bytes.fetch_add(bytes, Ordering::AcqRel);
-    }
-
-    /// Waits until as many outcomes came as were asked for before the call: all of them, while order holds.
-    pub async fn settled(&self) {
-        let submitted = self.submitted.load(Ordering::Acquire);
-        while self.completed.load(Ordering::Acquire) < submitted && !self.is_closed() {
-            let _ = tokio::time::timeout(LOOK_EVERY, self.progress.notified()).await;
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct RouteCache {
-    version: u64,
-    entries: usize,
-    routes: HashMap<Box<str>, HashMap<Box<[u8]>, Arc<Route>>>,
-}
-
-impl RouteCache {
-    fn get(&mut self, version: u64, exchange: &str, key: &[u8]) -> Option<Arc<Route>> {
-        if self.version != version {
-            self.clear(version);
-            return None;
-        }
-        self.routes.get(exchange)?.get(key).cloned()
-    }
-
-    fn clear(&mut self, version: u64) {
-        self.version = version;
-        self.routes.clear();
-        self.entries = 0;
-    }
-
-    fn put(&mut self, version: u64, exchange: &str, key: &[u8], route: Arc<Route>) {
-        if self.version != version || self.entries >= ROUTES_MAX {
-            self.clear(version);
-        }
-        self.entries += 1;
-        self.routes.entry(exchange.into()).or_default().insert(key.into(), route);
-    }
+struct ToTransient {
+    shard: ShardId,
+    targets: Vec<(Arc<str>, LogId)>,
+    held: Held,
 }
 
 #[derive(Debug)]
@@ -231,7 +55,7 @@ pub struct Connection {
     remembered: Remembered,
     remembered_version: u64,
     gathers: Vec<Gather>,
-    transient: Vec<(ShardId, Vec<(Arc<str>, LogId)>, Held)>,
+    transient: Vec<ToTransient>,
     held: Vec<(Arc<str>, Held)>,
     tickets: u64,
     bytes: usize,
@@ -357,7 +181,8 @@ impl Connection {
         for (shard, targets) in known {
             let logs: Vec<LogId> = targets.iter().map(|(_, log)| *log).collect();
             let record = encode(publish, &logs)?;
-            self.transient.push((shard, targets, Held { record, ticket: ticket.part(), again: false }));
+            let held = Held { record, ticket: ticket.part(), again: false };
+            self.transient.push(ToTransient { shard, targets, held });
         }
         for name in unknown {
             let record = encode(publish, &[LogId(0)])?;
@@ -453,7 +278,7 @@ impl Connection {
             self.state.submit(tickets, 0);
             self.shard_full |= full;
         }
-        for (shard, targets, held) in self.transient.drain(..) {
+        for ToTransient { shard, targets, held } in self.transient.drain(..) {
             self.engine.send_transient(&self.state, shard, targets, held);
         }
         for (name, held) in self.held.drain(..) {
@@ -463,7 +288,7 @@ impl Connection {
     }
 
     fn must_wait(&self) -> bool {
-        let pending = self.state.pending_bytes.load(Ordering::Acquire);
+        let pending = self.state.pending_bytes();
         !self.state.is_closed()
             && (self.shard_full
                 || pending > self.engine.config.connection_pending_bytes_max
@@ -478,8 +303,8 @@ impl Connection {
         }
         let config = &self.engine.config;
         loop {
-            let _ = tokio::time::timeout(LOOK_EVERY, self.state.progress.notified()).await;
-            let pending = self.state.pending_bytes.load(Ordering::Acquire);
+            self.state.progressed().await;
+            let pending = self.state.pending_bytes();
             // Go on at half the bound, so that a connection does not stop and go with every message.
             let room = pending <= config.connection_pending_bytes_max / 2 && self.engine.lease.holds();
             let shards_full = self.shard_full && self.engine.any_shard_over(config.shard_pending_bytes_max);
@@ -491,7 +316,7 @@ impl Connection {
 
     /// Whether the user may do that with `name`, by its permissions as they are now. Cheap: cached by name.
     pub fn permit(&mut self, right: Right, name: &str) -> bool {
-        let version = self.state.permissions_version.load(Ordering::Acquire);
+        let version = self.state.permissions_version();
         if self.remembered_version != version {
             self.remembered_version = version;
             self.remembered.clear();
@@ -515,7 +340,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // What the client sent before it went is still sent: settlements count.
         let _ = self.flush();
-        self.state.closed.store(true, Ordering::Release);
+        self.state.end();
         self.engine.remove_connection(&self.state);
     }
 }

@@ -2,7 +2,7 @@
 //! against the connection's namespace; permissions are the adapter's to check, by `permit`.
 
 use crate::api::*;
-use crate::connection::{ConnectionState, ConsumerAt};
+use crate::connection_state::{ConnectionState, ConsumerAt};
 use crate::engine::{ConsumerPlace, Engine};
 use crate::metadata::convert;
 use crate::queues;
@@ -238,7 +238,7 @@ impl Control {
             shard: found.shard,
             queue: queue.clone(),
             positional: attach.start.is_some(),
-            auto_delete: found.info.durable && found.info.auto_delete,
+            auto_delete: found.info.auto_delete,
         };
         if !self.state.add_consumer(attach.tag, at) {
             return Err(BrokerError::Invalid("the consumer tag is in use".into()));

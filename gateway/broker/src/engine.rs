@@ -5,7 +5,7 @@
 
 use crate::api::*;
 use crate::broker::BrokerConfig;
-use crate::connection::ConnectionState;
+use crate::connection_state::ConnectionState;
 use crate::lease::Lease;
 use crate::mail::Mail;
 use crate::meta_batch::MetaBatch;

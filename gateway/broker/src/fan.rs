@@ -111,7 +111,7 @@ impl PublishTicket {
                 }
             }
         };
-        self.report.then(|| Published { channel: self.channel, token: self.token, result })
+        self.report.then_some(Published { channel: self.channel, token: self.token, result })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Queues: found, made and deleted, durable ones through meta, transient ones at their leader.
 
 use crate::api::*;
-use crate::connection::ConnectionState;
+use crate::connection_state::ConnectionState;
 use crate::engine::Engine;
 use crate::metadata::{QueueEntry, convert};
 use crate::transients::Owned;
@@ -310,7 +310,6 @@ pub(crate) async fn delete(
     if_empty: bool,
 ) -> Result<u64, BrokerError> {
     let found = find_mine(engine, who, name).await?;
-    let namespace = who.namespace.id;
     if found.entry.is_some() {
         let counts = count(engine, &found).await?;
         if if_unused && counts.consumers > 0 {
@@ -327,10 +326,7 @@ pub(crate) async fn delete(
         Item::TransientDelete(v1::TransientDelete { request, shard, log, if_unused, if_empty, owner: 0 })
     };
     let result = engine.ask_for(found.shard, name, make).await?;
-    let owned = engine.transients.disown(namespace.0, name);
-    if owned.is_some_and(|owned| owned.claimed) || who.namespace.queue(name).is_some() {
-        delete_in_meta(engine, who, name, LogId(0), true).await?;
-    }
+    forget_transient(engine, who, name).await?;
     match result {
         answer::Result::Done(count) => Ok(count),
         _ => Err(BrokerError::Unavailable("an answer of another kind")),
@@ -354,14 +350,33 @@ async fn delete_in_meta(
     engine.applied_everywhere(submitted.reply.revision).await
 }
 
-/// An auto-delete queue lost a consumer: it goes if that was the last one.
+/// An auto-delete queue lost a consumer: it goes if that was the last one. Transient ones went at their leader already;
+/// what meta knows of them goes too.
 pub(crate) async fn delete_if_unused(engine: &Arc<Engine>, who: &ConnectionState, name: &str) {
-    match delete(engine, who, name, true, false).await {
-        Ok(_) | Err(BrokerError::NotFound { .. } | BrokerError::InUse(_)) => {}
+    let durable = who.namespace.queue(name).is_some_and(|entry| entry.queue.durable);
+    let result = if durable {
+        delete(engine, who, name, true, false).await.map(|_| ())
+    } else {
+        match engine.find_transient(&who.namespace, name).await {
+            Err(BrokerError::NotFound { .. }) => forget_transient(engine, who, name).await,
+            other => other.map(|_| ()),
+        }
+    };
+    match result {
+        Ok(()) | Err(BrokerError::NotFound { .. } | BrokerError::InUse(_)) => {}
         Err(error) => {
-            tracing::warn!(queue = name, %error, "an auto-delete queue without consumers was not deleted")
+            tracing::warn!(queue = name, %error, "an auto-delete queue without consumers was not deleted");
         }
     }
+}
+
+/// A transient queue is gone: its name and its bindings go from meta, if meta knows it.
+async fn forget_transient(engine: &Engine, who: &ConnectionState, name: &str) -> Result<(), BrokerError> {
+    let owned = engine.transients.disown(who.namespace.id.0, name);
+    if owned.is_some_and(|owned| owned.claimed) || who.namespace.queue(name).is_some() {
+        delete_in_meta(engine, who, name, LogId(0), true).await?;
+    }
+    Ok(())
 }
 
 /// Drops what is ready in a queue; returns how many.

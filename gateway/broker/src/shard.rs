@@ -61,6 +61,8 @@ pub(crate) struct State {
     pieces: Pieces,
     leader: Option<(Term, NodeId)>,
     outbox: Option<Arc<Outbox>>,
+    /// The leader named itself again: perhaps instead of taking a batch, so the next tick sends again.
+    nudged: bool,
     /// Sent once a leader can be reached (client connections that ended meanwhile).
     deferred: Vec<v1::GatewayItem>,
 }
@@ -88,6 +90,7 @@ impl Shard {
             pieces: Pieces::default(),
             leader: None,
             outbox: None,
+            nudged: false,
             deferred: Vec::new(),
         };
         Shard { id, state: Mutex::new(state), pending: AtomicUsize::new(0), ready: Notify::new() }
@@ -138,6 +141,7 @@ impl Shard {
             _ => false,
         };
         if same && known_outbox {
+            state.nudged = outbox.is_some();
             return false;
         }
         state.unreachable();
@@ -215,6 +219,9 @@ impl Shard {
     /// Some times a second: tries again what was declined, and with `attaches` what was not answered.
     pub fn tick(&self, attaches: bool) {
         self.with(|state| {
+            if std::mem::take(&mut state.nudged) && state.outbox.is_some() {
+                state.sender.connected();
+            }
             if state.sender.needs_retry() {
                 state.sender.retry();
             }

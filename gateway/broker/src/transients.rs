@@ -5,7 +5,7 @@
 //! leader was asked.
 
 use crate::api::*;
-use crate::connection::ConnectionState;
+use crate::connection_state::ConnectionState;
 use crate::engine::{ConsumerPlace, Engine};
 use crate::fan::{PublishTicket, Ticket};
 use crate::mail::Mail;

@@ -1,5 +1,7 @@
 //! The broker against a storage node in memory, over real gRPC.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may end by them")]
+
 mod fake;
 
 use bytes::Bytes;

@@ -1,0 +1,184 @@
+//! What the broker knows of a client connection; shared by its handles, the engine and whoever delivers to it.
+
+use crate::api::*;
+use crate::events::EventQueue;
+use crate::mail::Letter;
+use crate::metadata::Namespace;
+use crate::permissions::Permissions;
+use longshore_wire::ShardId;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// How often a held-back connection looks, beside being told.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A consumer of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumerAt {
+    pub id: u64,
+    pub shard: ShardId,
+    pub queue: Arc<str>,
+    /// Reads a stream: nothing to settle.
+    pub positional: bool,
+    /// Its queue goes with its last consumer.
+    pub auto_delete: bool,
+}
+
+/// What the broker knows of a connection; shared with its control handles.
+#[derive(Debug)]
+pub(crate) struct ConnectionState {
+    pub id: ConnectionId,
+    pub identity: Identity,
+    pub namespace: Arc<Namespace>,
+    pub info: ConnectionInfo,
+    /// What it logged in with: another one ends it.
+    pub password_hash: Box<str>,
+    pub events: Arc<EventQueue>,
+    permissions: RwLock<Arc<Permissions>>,
+    permissions_version: AtomicU64,
+    consumers: Mutex<HashMap<ConsumerTag, ConsumerAt>>,
+    pending_bytes: AtomicUsize,
+    submitted: AtomicU64,
+    completed: AtomicU64,
+    progress: Notify,
+    closed: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ConnectionState {
+    pub fn new(
+        id: ConnectionId,
+        identity: Identity,
+        namespace: Arc<Namespace>,
+        info: ConnectionInfo,
+        permissions: Permissions,
+        password_hash: Box<str>,
+    ) -> ConnectionState {
+        ConnectionState {
+            id,
+            identity,
+            namespace,
+            info,
+            password_hash,
+            events: Arc::default(),
+            permissions: RwLock::new(Arc::new(permissions)),
+            permissions_version: AtomicU64::new(0),
+            consumers: Mutex::default(),
+            pending_bytes: AtomicUsize::new(0),
+            submitted: AtomicU64::new(0),
+            completed: AtomicU64::new(0),
+            progress: Notify::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// What a frame meant for this connection.
+    pub fn receive(&self, letter: Letter) {
+        if !letter.published.is_empty() {
+            self.events.push(Event::Published(letter.published));
+        }
+        if !letter.deliveries.is_empty() {
+            metrics::counter!("longshore_gateway_deliveries_total").increment(letter.deliveries.len() as u64);
+            self.events.push(Event::Deliveries(letter.deliveries));
+        }
+        for tag in letter.cancelled {
+            self.events.push(Event::Cancelled { tag });
+        }
+        if letter.done > 0 {
+            let before = self.pending_bytes.load(Ordering::Relaxed);
+            self.pending_bytes.fetch_sub(letter.bytes.min(before), Ordering::AcqRel);
+            self.completed.fetch_add(letter.done, Ordering::AcqRel);
+            self.progress.notify_waiters();
+        }
+    }
+
+    /// Ends it with a word to the client.
+    pub fn close(&self, reason: CloseReason) {
+        self.closed.store(true, Ordering::Release);
+        self.events.close(reason);
+        self.progress.notify_waiters();
+    }
+
+    /// Ends it without a word: the adapter dropped it.
+    pub fn end(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.progress.notify_waiters();
+    }
+
+    /// Bytes of publishes without an outcome.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes.load(Ordering::Acquire)
+    }
+
+    /// Grows with each change of the permissions.
+    pub fn permissions_version(&self) -> u64 {
+        self.permissions_version.load(Ordering::Acquire)
+    }
+
+    /// Waits for outcomes, a short time at most.
+    pub async fn progressed(&self) {
+        let _ = tokio::time::timeout(LOOK_EVERY, self.progress.notified()).await;
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub fn permissions(&self) -> Arc<Permissions> {
+        self.permissions.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_permissions(&self, permissions: Permissions) {
+        *self.permissions.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(permissions);
+        self.permissions_version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Notes a consumer; false if the tag is in use.
+    pub fn add_consumer(&self, tag: ConsumerTag, at: ConsumerAt) -> bool {
+        let mut consumers = lock(&self.consumers);
+        if consumers.contains_key(&tag) {
+            return false;
+        }
+        consumers.insert(tag, at);
+        true
+    }
+
+    pub fn forget_consumer(&self, tag: ConsumerTag) -> Option<ConsumerAt> {
+        lock(&self.consumers).remove(&tag)
+    }
+
+    pub fn consumer(&self, tag: ConsumerTag) -> Option<ConsumerAt> {
+        lock(&self.consumers).get(&tag).cloned()
+    }
+
+    pub fn take_consumers(&self) -> Vec<ConsumerAt> {
+        let mut all: Vec<_> = lock(&self.consumers).drain().map(|(_, at)| at).collect();
+        all.sort_by_key(|at| at.id);
+        all
+    }
+
+    pub fn consumer_count(&self) -> usize {
+        lock(&self.consumers).len()
+    }
+
+    /// So many outcomes are asked for, of so many bytes.
+    pub fn submit(&self, tickets: u64, bytes: usize) {
+        self.submitted.fetch_add(tickets, Ordering::AcqRel);
+        self.pending_bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Waits until as many outcomes came as were asked for before the call: all of them, while order holds.
+    pub async fn settled(&self) {
+        let submitted = self.submitted.load(Ordering::Acquire);
+        while self.completed.load(Ordering::Acquire) < submitted && !self.is_closed() {
+            self.progressed().await;
+        }
+    }
+}
