@@ -115,8 +115,8 @@ async fn follow(core: &Core, engine: &Arc<Engine>, renewals: &mut Renewals) -> R
                 let before = core.view.revision();
                 core.apply(engine, down);
                 if core.view.revision() != before {
-                    // At once: declares elsewhere wait for it.
-                    up.try_send(message(renewals.last)).map_err(|e| e.to_string())?;
+                    // At once, and no renewal: declares elsewhere wait for it.
+                    up.try_send(message(0)).map_err(|e| e.to_string())?;
                 }
             }
         }
