@@ -1,1 +1,0 @@
-//! Load drivers and side-by-side comparisons
