@@ -131,11 +131,15 @@ async fn gateways(State(state): Shared) -> Answer {
 }
 
 async fn nodes(State(state): Shared) -> Answer {
-    Ok(Json(json(&admin(&state).nodes().await?)?))
+    let shown = admin(&state).nodes().into_iter().map(|(id, address)| json!({"node": id, "address": address}));
+    Ok(Json(shown.collect()))
 }
 
 async fn shards(State(state): Shared) -> Answer {
-    Ok(Json(json(&admin(&state).shards().await?)?))
+    let shown = admin(&state).shards().into_iter().map(|(shard, leader, nodes)| {
+        json!({"shard": shard.0, "leader_node": leader, "nodes": nodes})
+    });
+    Ok(Json(shown.collect()))
 }
 
 fn json(text: &str) -> Result<Value, Failure> {

@@ -23,10 +23,10 @@ use limits::Limits;
 use listener::{Acceptor, ListenerError};
 use longshore_amqp::AmqpConfig;
 use longshore_broker::api::BrokerError;
-use longshore_broker::{Broker, BrokerConfig, StorageTls};
+use longshore_broker::{Broker, BrokerConfig};
+use longshore_proto::transport::{TlsIdentity, TransportError};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -53,14 +53,9 @@ pub enum StartError {
     /// Certificates could not be used.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
-    /// A certificate file could not be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// The file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The certificates of the links to the storage tier.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
     /// A setting that makes no sense.
     #[error("{key}: {why}")]
     Setting {
@@ -205,12 +200,9 @@ async fn start_broker(config: &GatewayConfig, tls: &TlsConfig) -> Result<Broker,
         .map_err(|source| StartError::Storage { nodes: config.storage_nodes.join(", "), source })
 }
 
-fn storage_tls(tls: &TlsConfig) -> Result<Option<StorageTls>, StartError> {
+fn storage_tls(tls: &TlsConfig) -> Result<Option<TlsIdentity>, StartError> {
     let (Some(ca), Some(cert), Some(key)) = (&tls.ca, &tls.cert, &tls.key) else { return Ok(None) };
-    let read = |path: &Path| {
-        std::fs::read(path).map_err(|source| StartError::Read { path: path.display().to_string(), source })
-    };
-    Ok(Some(StorageTls { ca_pem: read(ca)?, certificate_pem: read(cert)?, key_pem: read(key)? }))
+    Ok(Some(TlsIdentity::read(ca, cert, key)?))
 }
 
 fn amqp_config(config: &GatewayConfig) -> AmqpConfig {

@@ -34,7 +34,7 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
-    /// Sends a snapshot, tells consensus how it went.
+    /// Sends a snapshot, tells consensus how it went. Like all calls here it may come from any thread.
     pub fn snapshot(&self, send: SnapshotSend) {
         let this = self.clone();
         self.runtime.spawn(async move {
@@ -90,13 +90,16 @@ impl Outbound {
 
     /// Tells the leader of meta what this node wants; one call at a time, since it all comes again.
     pub fn meta(&self, mut commands: Vec<MetaCommand>, leader: Option<NodeId>) {
-        let Some(channel) = leader.and_then(|leader| self.peers.channel(leader)) else { return };
+        let Some(leader) = leader else { return };
         if self.telling_meta.swap(true, Ordering::AcqRel) {
             return;
         }
         commands.truncate(COMMANDS_MAX);
         let this = self.clone();
         self.runtime.spawn(async move {
+            let Some(channel) = this.peers.channel(leader) else {
+                return this.telling_meta.store(false, Ordering::Release);
+            };
             let many = meta_command::Command::Many(Many { commands });
             let command = MetaCommand { command: Some(many), ..MetaCommand::default() };
             let mut client = MetaClient::new(channel);

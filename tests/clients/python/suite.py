@@ -379,8 +379,9 @@ def ack_multiple():
 @test
 def ack_unknown_tag():
     with Scene() as scene:
+        queue = scene.queue()
         scene.channel.basic_ack(99)
-        text = refused(406, scene.until, lambda: False)
+        text = refused(406, scene.channel.basic_get, queue)
         assert "unknown delivery tag 99" in text, text
 
 
