@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::time::Duration;
 
 /// What can be listed, inspected and changed.
 #[derive(Debug, Subcommand)]
@@ -35,6 +36,12 @@ pub enum Command {
         queue: String,
         #[command(flatten)]
         vhost: InVhost,
+    },
+    /// Ask a part whether it is ready, or alive; fails if it is not. For health checks where no HTTP client is at hand.
+    Health {
+        /// What is asked, for example `http://127.0.0.1:15672/health/ready`.
+        #[arg(default_value = "http://127.0.0.1:15672/health/ready")]
+        url: String,
     },
     /// List the virtual hosts.
     Vhosts(Target),
@@ -131,15 +138,20 @@ impl Command {
             Command::Shards(target) => target.show("shards"),
             Command::Gateways(target) => target.show("gateways"),
             Command::Connections(target) => target.show("connections"),
-            Command::CloseConnection { id, target } => target.change("DELETE", &format!("connections/{id}"), None),
+            Command::CloseConnection { id, target } => {
+                target.change("DELETE", &format!("connections/{id}"), None)
+            }
             Command::Queues(vhost) => vhost.target.show(&format!("queues/{}", encode(&vhost.vhost))),
             Command::Exchanges(vhost) => vhost.target.show(&format!("exchanges/{}", encode(&vhost.vhost))),
             Command::Bindings(vhost) => vhost.target.show(&format!("bindings/{}", encode(&vhost.vhost))),
             Command::Explain { queue, vhost } => {
                 vhost.target.show(&format!("explain/{}/{}", encode(&vhost.vhost), encode(&queue)))
             }
+            Command::Health { url } => health(&url),
             Command::Vhosts(target) => target.show("vhosts"),
-            Command::AddVhost { name, target } => target.change("PUT", &format!("vhosts/{}", encode(&name)), None),
+            Command::AddVhost { name, target } => {
+                target.change("PUT", &format!("vhosts/{}", encode(&name)), None)
+            }
             Command::DeleteVhost { name, target } => {
                 target.change("DELETE", &format!("vhosts/{}", encode(&name)), None)
             }
@@ -148,14 +160,33 @@ impl Command {
                 let body = json!({"password": password, "administrator": administrator});
                 target.change("PUT", &format!("users/{}", encode(&name)), Some(body))
             }
-            Command::DeleteUser { name, target } => target.change("DELETE", &format!("users/{}", encode(&name)), None),
+            Command::DeleteUser { name, target } => {
+                target.change("DELETE", &format!("users/{}", encode(&name)), None)
+            }
             Command::SetPermissions { name, configure, write, read, vhost } => {
                 let body = json!({"configure": configure, "write": write, "read": read});
                 vhost.target.change("PUT", &permission(&vhost, &name), Some(body))
             }
-            Command::ClearPermissions { name, vhost } => vhost.target.change("DELETE", &permission(&vhost, &name), None),
+            Command::ClearPermissions { name, vhost } => {
+                vhost.target.change("DELETE", &permission(&vhost, &name), None)
+            }
         }
     }
+}
+
+/// A health check waits this long for its answer.
+const HEALTH_TIME: Duration = Duration::from_secs(3);
+
+fn health(url: &str) -> Result<()> {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(HEALTH_TIME));
+    let agent: ureq::Agent = config.build().into();
+    let mut response = agent.get(url).call().with_context(|| format!("cannot reach {url}"))?;
+    let text = response.body_mut().read_to_string()?;
+    if !response.status().is_success() {
+        bail!("{}", text.trim());
+    }
+    println!("{}", text.trim());
+    Ok(())
 }
 
 fn permission(vhost: &InVhost, user: &str) -> String {
@@ -201,7 +232,10 @@ impl Target {
         let text = response.body_mut().read_to_string()?;
         let answer: Value = serde_json::from_str(&text).unwrap_or(Value::String(text));
         if !status.is_success() {
-            bail!("{}", answer.get("error").and_then(Value::as_str).unwrap_or("the gateway refused without a word"));
+            bail!(
+                "{}",
+                answer.get("error").and_then(Value::as_str).unwrap_or("the gateway refused without a word")
+            );
         }
         Ok(answer)
     }
@@ -238,7 +272,9 @@ fn table(answer: &Value) -> String {
     };
     let widths: Vec<usize> = columns
         .iter()
-        .map(|column| rows.iter().map(|row| cell(row, column).chars().count()).chain([column.len()]).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter().map(|row| cell(row, column).chars().count()).chain([column.len()]).max().unwrap_or(0)
+        })
         .collect();
     let line = |cells: Vec<String>| {
         let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));

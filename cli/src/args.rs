@@ -56,11 +56,13 @@ impl PartArgs {
 pub fn flags(set: &[String]) -> Result<Figment> {
     let mut figment = Figment::new();
     for text in set {
-        let (key, value) = text.split_once('=').with_context(|| format!("--set {text}: expected KEY=VALUE"))?;
+        let (key, value) =
+            text.split_once('=').with_context(|| format!("--set {text}: expected KEY=VALUE"))?;
         if key.is_empty() {
             bail!("--set {text}: expected KEY=VALUE");
         }
-        let value: figment::value::Value = value.parse().unwrap_or_else(|error: std::convert::Infallible| match error {});
+        let value: figment::value::Value =
+            value.parse().unwrap_or_else(|error: std::convert::Infallible| match error {});
         figment = figment.merge(Serialized::default(key, value));
     }
     Ok(figment)

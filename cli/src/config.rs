@@ -56,9 +56,8 @@ impl Config {
             }
             figment = figment.merge(Toml::file_exact(file));
         }
-        let env = Env::prefixed(ENV_PREFIX)
-            .filter(|key| !ENV_OTHERS.iter().any(|other| key == other))
-            .split("__");
+        let env =
+            Env::prefixed(ENV_PREFIX).filter(|key| !ENV_OTHERS.iter().any(|other| key == other)).split("__");
         let config: Config = figment.merge(env).merge(flags).extract().context("configuration")?;
         config.check()?;
         Ok(config)
@@ -68,7 +67,11 @@ impl Config {
     fn check(&self) -> Result<()> {
         let engine = &self.storage.engine;
         require((1..=1_024).contains(&self.storage.shards), "storage.shards", "1 to 1024")?;
-        require((1 << 20..=1 << 32).contains(&engine.segment_bytes), "storage.engine.segment_bytes", "1 MiB to 4 GiB")?;
+        require(
+            (1 << 20..=1 << 32).contains(&engine.segment_bytes),
+            "storage.engine.segment_bytes",
+            "1 MiB to 4 GiB",
+        )?;
         require(engine.election_timeout_ms >= 100, "storage.engine.election_timeout_ms", "at least 100")?;
         require(engine.checkpoint_bytes >= 64 << 10, "storage.engine.checkpoint_bytes", "at least 65536")?;
         let amqp = &self.gateway.amqp;

@@ -76,7 +76,9 @@ async fn serve(config: Config, args: &DevArgs) -> Result<()> {
     for node in &nodes {
         node.ready().await.context("a storage node ended before it was ready")?;
     }
-    let gateway = Gateway::start(config.gateway.clone(), config.tls.clone()).await.context("cannot start the gateway")?;
+    let gateway = Gateway::start(config.gateway.clone(), config.tls.clone())
+        .await
+        .context("cannot start the gateway")?;
     for node in &nodes {
         println!("{:14} {}", "storage node", node.address());
     }
@@ -84,8 +86,11 @@ async fn serve(config: Config, args: &DevArgs) -> Result<()> {
         println!("{what:14} {address}");
     }
     println!("data           {}", args.data_dir.display());
-    println!("try            python3 -c \"import pika; c = pika.BlockingConnection(pika.URLParameters('amqp://guest:guest@{}/')); \
-              print(c.channel().queue_declare('hello', durable=True))\"", config.gateway.amqp.listen);
+    println!(
+        "try            python3 -c \"import pika; c = pika.BlockingConnection(pika.URLParameters('amqp://guest:guest@{}/')); \
+              print(c.channel().queue_declare('hello', durable=True))\"",
+        config.gateway.amqp.listen
+    );
     println!("ready");
     let outcome = tokio::select! {
         failure = first_failure(&nodes) => Err(failure.into()),
@@ -114,7 +119,8 @@ async fn first_failure(nodes: &[StorageNode]) -> longshore_storage_node::StartEr
 }
 
 fn port(base: u16, args: &DevArgs) -> Result<u16> {
-    base.checked_add(args.port_offset).with_context(|| format!("--port-offset {} is too large", args.port_offset))
+    base.checked_add(args.port_offset)
+        .with_context(|| format!("--port-offset {} is too large", args.port_offset))
 }
 
 fn loopback(base: u16, args: &DevArgs) -> Result<String> {

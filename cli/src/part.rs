@@ -23,7 +23,8 @@ pub fn storage_node(args: &PartArgs) -> Result<()> {
     }
     run(config, async |config: Config| {
         let tls = identity(&config.tls)?;
-        let node = StorageNode::start(config.storage.clone(), tls).await.context("cannot start the storage node")?;
+        let node =
+            StorageNode::start(config.storage.clone(), tls).await.context("cannot start the storage node")?;
         println!("storage node   {}", node.address());
         node.ready().await.context("the storage node ended before it was ready")?;
         println!("ready");
@@ -44,7 +45,9 @@ pub fn gateway(args: &PartArgs) -> Result<()> {
         return Ok(());
     }
     run(config, async |config: Config| {
-        let gateway = Gateway::start(config.gateway.clone(), config.tls.clone()).await.context("cannot start the gateway")?;
+        let gateway = Gateway::start(config.gateway.clone(), config.tls.clone())
+            .await
+            .context("cannot start the gateway")?;
         for (what, address) in gateway.listeners() {
             println!("{what:14} {address}");
         }
@@ -61,7 +64,10 @@ where
     F: AsyncFnOnce(Config) -> Result<()>,
 {
     logging::init(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     let outcome = runtime.block_on(main(config));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome

@@ -29,7 +29,9 @@ pub enum TransportError {
         source: tonic::transport::Error,
     },
     /// An address beyond this machine without mutual TLS.
-    #[error("{address} is not a loopback address: set tls.ca, tls.cert and tls.key, since the parts speak plainly only within one machine")]
+    #[error(
+        "{address} is not a loopback address: set tls.ca, tls.cert and tls.key, since the parts speak plainly only within one machine"
+    )]
     Plain {
         /// The address.
         address: String,
@@ -66,7 +68,11 @@ impl TlsIdentity {
 pub fn check_plain(address: &str, tls: Option<&TlsIdentity>) -> Result<(), TransportError> {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
     let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    if tls.is_some() || loopback { Ok(()) } else { Err(TransportError::Plain { address: address.to_owned() }) }
+    if tls.is_some() || loopback {
+        Ok(())
+    } else {
+        Err(TransportError::Plain { address: address.to_owned() })
+    }
 }
 
 /// A channel to `address` (`host:port`) that connects when it is first used.
@@ -101,7 +107,9 @@ pub fn server(tls: Option<&TlsIdentity>) -> Result<Server, TransportError> {
         .http2_keepalive_timeout(Some(Duration::from_secs(5)));
     let Some(tls) = tls else { return Ok(server) };
     let config = ServerTlsConfig::new().identity(tls.identity.clone()).client_ca_root(tls.ca.clone());
-    server.tls_config(config).map_err(|source| TransportError::Setup { address: "the listener".to_owned(), source })
+    server
+        .tls_config(config)
+        .map_err(|source| TransportError::Setup { address: "the listener".to_owned(), source })
 }
 
 #[cfg(test)]

@@ -51,7 +51,8 @@ pub fn run(names: &[&str]) -> Result<()> {
 fn table() -> Result<BTreeSet<String>> {
     let path = run::root().join("tests/clients/table.txt");
     let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-    let names = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
+    let names =
+        text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
     Ok(names.map(str::to_owned).collect())
 }
 
@@ -63,7 +64,12 @@ fn run_suite(suite: &Suite, table: &BTreeSet<String>) -> Result<()> {
     let script = dir.join(suite.script);
     let status = Command::new("bash").arg(&script).arg("setup").arg(&work).current_dir(&dir).status()?;
     if !status.success() {
-        bail!("client suite {}: setup failed; repeat with: bash {} setup {}", suite.name, script.display(), work.display());
+        bail!(
+            "client suite {}: setup failed; repeat with: bash {} setup {}",
+            suite.name,
+            script.display(),
+            work.display()
+        );
     }
     let broker = Broker::start(&work)?;
     let output = Command::new("bash")
@@ -82,8 +88,13 @@ fn run_suite(suite: &Suite, table: &BTreeSet<String>) -> Result<()> {
     }
     let missing: Vec<_> = table.difference(&passed).collect();
     if !missing.is_empty() || !output.status.success() {
-        bail!("client suite {}: {} of {} assertions passed, without {missing:?}; broker log: {}",
-            suite.name, passed.len(), table.len(), broker.log.display());
+        bail!(
+            "client suite {}: {} of {} assertions passed, without {missing:?}; broker log: {}",
+            suite.name,
+            passed.len(),
+            table.len(),
+            broker.log.display()
+        );
     }
     println!("   {} assertions", passed.len());
     Ok(())

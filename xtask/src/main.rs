@@ -15,7 +15,8 @@ mod tidy;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask check | test [--no-clients] | sim [SEED] | chaos | clients [NAME...] | tidy";
+const USAGE: &str =
+    "usage: cargo xtask check | test [--no-clients] | sim [SEED] | chaos | clients [NAME...] | tidy";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -50,7 +51,12 @@ fn check() -> Result<()> {
         &[],
     )?;
     tidy::run()?;
-    run::step("unit tests", "cargo", &["test", "--workspace", "--exclude", "longshore-tests", "--quiet"], &[])?;
+    run::step(
+        "unit tests",
+        "cargo",
+        &["test", "--workspace", "--exclude", "longshore-tests", "--quiet"],
+        &[],
+    )?;
     sim(None)
 }
 
@@ -82,7 +88,18 @@ fn chaos() -> Result<()> {
     run::step(
         "fault tests at full size",
         "cargo",
-        &["test", "-p", "longshore-tests", "--test", "system", "--", "--test-threads", "1", "--nocapture", "fault"],
+        &[
+            "test",
+            "-p",
+            "longshore-tests",
+            "--test",
+            "system",
+            "--",
+            "--test-threads",
+            "1",
+            "--nocapture",
+            "fault",
+        ],
         &[("LONGSHORE_CHAOS", "full")],
     )
 }

@@ -21,6 +21,9 @@ const PACED_BURST: f64 = 20.0;
 
 type Answer = oneshot::Sender<Result<Submitted, BrokerError>>;
 
+/// Commands and barriers that may wait; beyond it their senders do.
+const WAITING_MAX: usize = 65_536;
+
 #[derive(Debug)]
 struct Job {
     command: MetaCommand,
@@ -31,8 +34,8 @@ struct Job {
 /// See the module. Clone it freely; the tasks end with the last clone.
 #[derive(Clone, Debug)]
 pub(crate) struct MetaBatch {
-    jobs: mpsc::UnboundedSender<Job>,
-    barriers: mpsc::UnboundedSender<(u64, oneshot::Sender<Result<(), BrokerError>>)>,
+    jobs: mpsc::Sender<Job>,
+    barriers: mpsc::Sender<(u64, oneshot::Sender<Result<(), BrokerError>>)>,
 }
 
 fn command(command: Command) -> MetaCommand {
@@ -42,8 +45,8 @@ fn command(command: Command) -> MetaCommand {
 impl MetaBatch {
     /// Starts the tasks.
     pub fn start(client: Arc<MetaClient>, patience: Duration) -> MetaBatch {
-        let (jobs, job_receiver) = mpsc::unbounded_channel();
-        let (barriers, barrier_receiver) = mpsc::unbounded_channel();
+        let (jobs, job_receiver) = mpsc::channel(WAITING_MAX);
+        let (barriers, barrier_receiver) = mpsc::channel(WAITING_MAX);
         tokio::spawn(run_jobs(client.clone(), job_receiver, patience));
         tokio::spawn(run_barriers(client, barrier_receiver, patience));
         MetaBatch { jobs, barriers }
@@ -53,7 +56,7 @@ impl MetaBatch {
     pub async fn submit(&self, what: Command, paced: bool) -> Result<Submitted, BrokerError> {
         let (answer, receiver) = oneshot::channel();
         let job = Job { command: command(what), paced, answer };
-        self.jobs.send(job).map_err(|_| BrokerError::Closed)?;
+        self.jobs.send(job).await.map_err(|_| BrokerError::Closed)?;
         receiver.await.map_err(|_| BrokerError::Closed)?
     }
 
@@ -72,13 +75,18 @@ impl MetaBatch {
     pub fn forget_owner(&self, session: SessionId, connection: ConnectionId) {
         let drop_owner = v1::DropOwner { session: session.0, owner: connection.0 };
         let (answer, _) = oneshot::channel();
-        let _ = self.jobs.send(Job { command: command(Command::DropOwner(drop_owner)), paced: true, answer });
+        let job = Job { command: command(Command::DropOwner(drop_owner)), paced: true, answer };
+        if let Err(mpsc::error::TrySendError::Full(job)) = self.jobs.try_send(job) {
+            // One such task per connection that ended while the queue was full.
+            let jobs = self.jobs.clone();
+            tokio::spawn(async move { jobs.send(job).await.ok() });
+        }
     }
 
     /// Waits until every live gateway has applied `revision`.
     pub async fn barrier(&self, revision: u64) -> Result<(), BrokerError> {
         let (answer, receiver) = oneshot::channel();
-        self.barriers.send((revision, answer)).map_err(|_| BrokerError::Closed)?;
+        self.barriers.send((revision, answer)).await.map_err(|_| BrokerError::Closed)?;
         receiver.await.map_err(|_| BrokerError::Closed)?
     }
 }
@@ -104,7 +112,7 @@ impl Pace {
     }
 }
 
-async fn run_jobs(client: Arc<MetaClient>, mut jobs: mpsc::UnboundedReceiver<Job>, patience: Duration) {
+async fn run_jobs(client: Arc<MetaClient>, mut jobs: mpsc::Receiver<Job>, patience: Duration) {
     let mut pace = Pace { tokens: PACED_BURST, at: Instant::now() };
     let mut waiting: Vec<Job> = Vec::new();
     while let Some(job) = jobs.recv().await {
@@ -128,7 +136,7 @@ async fn run_jobs(client: Arc<MetaClient>, mut jobs: mpsc::UnboundedReceiver<Job
     }
 }
 
-fn take_more(jobs: &mut mpsc::UnboundedReceiver<Job>, waiting: &mut Vec<Job>) {
+fn take_more(jobs: &mut mpsc::Receiver<Job>, waiting: &mut Vec<Job>) {
     while let Ok(job) = jobs.try_recv() {
         waiting.push(job);
     }
@@ -165,7 +173,7 @@ async fn submit_all(client: &MetaClient, mut jobs: Vec<Job>, patience: Duration)
 
 async fn run_barriers(
     client: Arc<MetaClient>,
-    mut barriers: mpsc::UnboundedReceiver<(u64, oneshot::Sender<Result<(), BrokerError>>)>,
+    mut barriers: mpsc::Receiver<(u64, oneshot::Sender<Result<(), BrokerError>>)>,
     patience: Duration,
 ) {
     while let Some(first) = barriers.recv().await {

@@ -96,7 +96,11 @@ async fn follow(core: &Core, engine: &Arc<Engine>, renewals: &mut Renewals) -> R
                 }
             }
             down = inbound.message() => {
-                let Some(down) = down.map_err(|status| { core.client.not_leader(&address, None); status.to_string() })? else {
+                let failed = |status: tonic::Status| {
+                    core.client.not_leader(&address, None);
+                    status.to_string()
+                };
+                let Some(down) = down.map_err(failed)? else {
                     core.client.not_leader(&address, None);
                     return Err("the stream was closed".into());
                 };

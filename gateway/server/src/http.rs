@@ -11,10 +11,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, put};
 use axum::{Json, Router};
+use longshore_broker::Admin;
 use longshore_broker::api::{
     AuthError, BrokerError, ConnectionId, Destination, PermissionPatterns, QueueListing, UserInfo,
 };
-use longshore_broker::Admin;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -104,7 +104,8 @@ fn ask_for_credentials(why: &str) -> Response {
 fn basic_credentials(headers: &HeaderMap) -> Option<(String, String)> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
     let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text.trim()).ok()?;
-    let (user, password) = String::from_utf8(bytes).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
+    let (user, password) =
+        String::from_utf8(bytes).ok()?.split_once(':').map(|(u, p)| (u.to_owned(), p.to_owned()))?;
     Some((user, password))
 }
 
@@ -112,7 +113,8 @@ async fn ready(State(state): Shared) -> Response {
     if state.is_ready() {
         "ok\n".into_response()
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: no lease from the storage tier, or stopping\n").into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: no lease from the storage tier, or stopping\n")
+            .into_response()
     }
 }
 
@@ -126,19 +128,22 @@ fn admin(state: &GatewayState) -> Admin {
 
 async fn gateways(State(state): Shared) -> Answer {
     let list = admin(&state).gateways();
-    let shown = list.iter().map(|g| json!({"session": g.session.0, "name": g.name, "addresses": g.addresses}));
+    let shown =
+        list.iter().map(|g| json!({"session": g.session.0, "name": g.name, "addresses": g.addresses}));
     Ok(Json(shown.collect()))
 }
 
 async fn nodes(State(state): Shared) -> Answer {
-    let shown = admin(&state).nodes().into_iter().map(|(id, address)| json!({"node": id, "address": address}));
+    let shown =
+        admin(&state).nodes().into_iter().map(|(id, address)| json!({"node": id, "address": address}));
     Ok(Json(shown.collect()))
 }
 
 async fn shards(State(state): Shared) -> Answer {
-    let shown = admin(&state).shards().into_iter().map(|(shard, leader, nodes)| {
-        json!({"shard": shard.0, "leader_node": leader, "nodes": nodes})
-    });
+    let shown = admin(&state)
+        .shards()
+        .into_iter()
+        .map(|(shard, leader, nodes)| json!({"shard": shard.0, "leader_node": leader, "nodes": nodes}));
     Ok(Json(shown.collect()))
 }
 
@@ -184,7 +189,11 @@ struct QueuesQuery {
     counts: Option<bool>,
 }
 
-async fn queues(State(state): Shared, Path(namespace): Path<String>, Query(query): Query<QueuesQuery>) -> Answer {
+async fn queues(
+    State(state): Shared,
+    Path(namespace): Path<String>,
+    Query(query): Query<QueuesQuery>,
+) -> Answer {
     let list = admin(&state).queues(&namespace, query.counts.unwrap_or(true)).await?;
     Ok(Json(list.iter().map(show_queue).collect()))
 }

@@ -93,7 +93,8 @@ impl Gateway {
     pub async fn start(config: GatewayConfig, tls: TlsConfig) -> Result<Gateway, StartError> {
         let metrics = metrics_handle();
         let broker = start_broker(&config, &tls).await?;
-        let state = Arc::new(GatewayState { broker: broker.clone(), metrics, stopping: AtomicBool::new(false) });
+        let state =
+            Arc::new(GatewayState { broker: broker.clone(), metrics, stopping: AtomicBool::new(false) });
         let (stop, stopped) = watch::channel(false);
         let mut gateway = Gateway { state, listeners: Vec::new(), stop, tasks: JoinSet::new() };
         gateway.listen_amqp(&config, &tls, &broker, &stopped).await?;
@@ -108,8 +109,11 @@ impl Gateway {
         broker: &Broker,
         stopped: &watch::Receiver<bool>,
     ) -> Result<(), StartError> {
-        let sources = proxy::Sources::parse(&config.proxy_protocol_from)
-            .map_err(|text| StartError::Setting { key: "gateway.proxy_protocol_from", why: format!("{text:?} is no address or network") })?;
+        let sources =
+            proxy::Sources::parse(&config.proxy_protocol_from).map_err(|text| StartError::Setting {
+                key: "gateway.proxy_protocol_from",
+                why: format!("{text:?} is no address or network"),
+            })?;
         let limits = Limits::new(config.connections_max, config.connections_per_address_max);
         let amqp = Arc::new(amqp_config(config));
         let mut wanted = Vec::new();
@@ -118,7 +122,10 @@ impl Gateway {
         }
         if !config.amqp.tls_listen.is_empty() {
             let (Some(ca), Some(cert), Some(key)) = (&tls.ca, &tls.cert, &tls.key) else {
-                return Err(StartError::Setting { key: "gateway.amqp.tls_listen", why: "needs tls.ca, tls.cert and tls.key".into() });
+                return Err(StartError::Setting {
+                    key: "gateway.amqp.tls_listen",
+                    why: "needs tls.ca, tls.cert and tls.key".into(),
+                });
             };
             wanted.push(("AMQPS", &config.amqp.tls_listen, Some(tls::acceptor(ca, cert, key)?)));
         }
@@ -140,12 +147,17 @@ impl Gateway {
         Ok(())
     }
 
-    async fn listen_http(&mut self, config: &GatewayConfig, mut stopped: watch::Receiver<bool>) -> Result<(), StartError> {
+    async fn listen_http(
+        &mut self,
+        config: &GatewayConfig,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<(), StartError> {
         if config.http.listen.is_empty() {
             return Ok(());
         }
         let (local, listener) = listener::bind(&config.http.listen).await?;
-        let service = http::router(Arc::clone(&self.state)).into_make_service_with_connect_info::<SocketAddr>();
+        let service =
+            http::router(Arc::clone(&self.state)).into_make_service_with_connect_info::<SocketAddr>();
         self.listeners.push(("management", local));
         self.tasks.spawn(async move {
             let until = async move {
@@ -183,7 +195,8 @@ fn metrics_handle() -> PrometheusHandle {
 }
 
 async fn start_broker(config: &GatewayConfig, tls: &TlsConfig) -> Result<Broker, StartError> {
-    let name = if config.name.is_empty() { format!("gateway-{}", config.http.listen) } else { config.name.clone() };
+    let name =
+        if config.name.is_empty() { format!("gateway-{}", config.http.listen) } else { config.name.clone() };
     let mut broker = BrokerConfig::new(config.storage_nodes.clone(), name);
     broker.addresses = [("amqp", &config.amqp.listen), ("amqps", &config.amqp.tls_listen)]
         .iter()
@@ -213,7 +226,8 @@ fn amqp_config(config: &GatewayConfig) -> AmqpConfig {
         heartbeat_s: amqp.heartbeat_s,
         message_bytes_max: amqp.message_bytes_max,
         handshake: Duration::from_millis(amqp.handshake_ms_max),
-        consumer_timeout: (amqp.consumer_timeout_ms > 0).then(|| Duration::from_millis(amqp.consumer_timeout_ms)),
+        consumer_timeout: (amqp.consumer_timeout_ms > 0)
+            .then(|| Duration::from_millis(amqp.consumer_timeout_ms)),
         ..AmqpConfig::default()
     }
 }

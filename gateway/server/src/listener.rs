@@ -47,7 +47,10 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Binds `address`; the future accepts until the gateway stops.
-    pub async fn listen(self, address: &str) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), ListenerError> {
+    pub async fn listen(
+        self,
+        address: &str,
+    ) -> Result<(SocketAddr, impl Future<Output = ()> + use<>), ListenerError> {
         let (local, listener) = bind(address).await?;
         Ok((local, self.accept_all(listener)))
     }
@@ -89,7 +92,9 @@ impl Acceptor {
             None => {
                 match tokio::time::timeout(self.handshake, proxy::read_header(&mut stream)).await {
                     Ok(Ok(named)) => client = named.unwrap_or(peer),
-                    Ok(Err(error)) => return tracing::warn!(%peer, %error, "no PROXY header from a configured source"),
+                    Ok(Err(error)) => {
+                        return tracing::warn!(%peer, %error, "no PROXY header from a configured source");
+                    }
                     Err(_) => return,
                 }
                 let Some(place) = self.limits.enter(client.ip()) else { return };

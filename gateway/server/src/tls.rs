@@ -47,9 +47,7 @@ pub fn acceptor(ca: &Path, cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsEr
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| pem_error(path, &error))
+    CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| pem_error(path, &error))
 }
 
 fn pem_error(path: &Path, error: &rustls_pki_types::pem::Error) -> TlsError {

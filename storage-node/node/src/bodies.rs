@@ -41,7 +41,15 @@ impl Host {
     }
 
     /// Rows for a window of delivery.
-    pub(crate) fn load_rows(&mut self, shard: ShardId, load: LoadId, log: LogId, from: Offset, max: u32, out: &mut Output) {
+    pub(crate) fn load_rows(
+        &mut self,
+        shard: ShardId,
+        load: LoadId,
+        log: LogId,
+        from: Offset,
+        max: u32,
+        out: &mut Output,
+    ) {
         let max = max as usize;
         match self.records.rows(log, from, max) {
             Lookup::Ready(rows) => self.rows_loaded(shard, load, rows),
@@ -58,7 +66,15 @@ impl Host {
     }
 
     /// The first offset appended at or after a time: rows are looked through from the log's first.
-    pub(crate) fn find_time(&mut self, shard: ShardId, load: LoadId, log: LogId, time: LogTime, from: Offset, out: &mut Output) {
+    pub(crate) fn find_time(
+        &mut self,
+        shard: ShardId,
+        load: LoadId,
+        log: LogId,
+        time: LogTime,
+        from: Offset,
+        out: &mut Output,
+    ) {
         match self.records.rows(log, from, FIND_ROWS) {
             Lookup::Ready(rows) => self.time_rows(shard, load, log, time, &rows, out),
             Lookup::Missing => self.time_rows(shard, load, log, time, &[], out),
@@ -66,7 +82,15 @@ impl Host {
         }
     }
 
-    fn time_rows(&mut self, shard: ShardId, load: LoadId, log: LogId, time: LogTime, rows: &[Row], out: &mut Output) {
+    fn time_rows(
+        &mut self,
+        shard: ShardId,
+        load: LoadId,
+        log: LogId,
+        time: LogTime,
+        rows: &[Row],
+        out: &mut Output,
+    ) {
         let found = rows.iter().find(|row| row.time >= time).map(|row| row.offset);
         if let (None, Some(last)) = (found, rows.last()) {
             return self.find_time(shard, load, log, time, last.end(), out);
@@ -99,16 +123,22 @@ impl Host {
         let answer = self.records.read_done(done);
         let Some(purpose) = self.reads.purposes.remove(&answer.id) else { return };
         match purpose {
-            Purpose::Rows { shard, load } if answer.failed.is_empty() => self.rows_loaded(shard, load, answer.rows),
+            Purpose::Rows { shard, load } if answer.failed.is_empty() => {
+                self.rows_loaded(shard, load, answer.rows)
+            }
             Purpose::Rows { shard, load } => {
                 self.report(&answer.failed);
                 if let Some(host) = self.shards.get_mut(&shard) {
                     host.delivery.load_failed(self.now, load);
                 }
             }
-            Purpose::FindTime { shard, load, log, time } => self.time_rows(shard, load, log, time, &answer.rows, out),
+            Purpose::FindTime { shard, load, log, time } => {
+                self.time_rows(shard, load, log, time, &answer.rows, out)
+            }
             Purpose::Bodies { link, log } => self.bodies_read(link, log, answer, out),
-            Purpose::Export { ticket, until, log } => self.export_done(ticket, log, until, &answer.records, out),
+            Purpose::Export { ticket, until, log } => {
+                self.export_done(ticket, log, until, &answer.records, out)
+            }
         }
     }
 
@@ -154,7 +184,8 @@ impl Host {
         let group = self.shards.values().find(|host| host.shard.log(log).is_some()).map(|host| host.id);
         let Some(group) = group else { return };
         let Some(host) = self.shards.get(&group) else { return };
-        let others = host.membership.voters.iter().map(|replica| replica.node()).filter(|node| *node != self.node);
+        let others =
+            host.membership.voters.iter().map(|replica| replica.node()).filter(|node| *node != self.node);
         for to_node in others {
             let request = v1::FetchRequest {
                 cluster: self.config.cluster.clone(),
@@ -194,7 +225,14 @@ impl Host {
         }
     }
 
-    fn export_done(&mut self, ticket: Ticket, log: LogId, until: Offset, records: &[StoredRecord], out: &mut Output) {
+    fn export_done(
+        &mut self,
+        ticket: Ticket,
+        log: LogId,
+        until: Offset,
+        records: &[StoredRecord],
+        out: &mut Output,
+    ) {
         let end = records.last().map_or(until, |last| last.row.end());
         let fetched = records.iter().map(|stored| {
             let mut row = Vec::new();

@@ -6,10 +6,10 @@
 use crate::META;
 use crate::host::Host;
 use crate::io::{Output, Task};
+use bytes::Bytes;
 use longshore_checkpoint::{JobDone, JobError, Mark};
 use longshore_consensus::Store;
 use longshore_wire::{Index, LogTime, ShardId, Term};
-use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// Pages that wait until the rows up to their mark are durable.
@@ -50,7 +50,8 @@ impl Host {
 
     fn take_pages(&mut self, group: ShardId) {
         let whole = self.replace_checkpoint.remove(&group);
-        let mark = |index: Index, term: Term, log_time: LogTime| Mark { index, term, log_time, conf: Bytes::new() };
+        let mark =
+            |index: Index, term: Term, log_time: LogTime| Mark { index, term, log_time, conf: Bytes::new() };
         let pending = if group == META {
             let meta = &mut self.meta.meta;
             self.meta.uncheckpointed_bytes = 0;

@@ -27,8 +27,12 @@ fn one(reason: &Reason, now: Mono, log_time: LogTime) -> Value {
     let log_in_ms = |until: LogTime| until.0.saturating_sub(log_time.0);
     match reason {
         Reason::NotLeader => json!({"reason": "no_leader", "text": "this replica does not lead the shard"}),
-        Reason::LeaseNotHeld => json!({"reason": "no_majority", "text": "no majority of the replicas answers the leader"}),
-        Reason::NoSuchLog => json!({"reason": "no_such_log", "text": "the log does not exist here, or was dropped"}),
+        Reason::LeaseNotHeld => {
+            json!({"reason": "no_majority", "text": "no majority of the replicas answers the leader"})
+        }
+        Reason::NoSuchLog => {
+            json!({"reason": "no_such_log", "text": "the log does not exist here, or was dropped"})
+        }
         Reason::Empty => json!({"reason": "empty", "text": "there is no message"}),
         Reason::NoConsumer => json!({"reason": "no_consumer", "text": "nobody consumes from the queue"}),
         Reason::NoCredit { consumers } => json!({

@@ -2,10 +2,10 @@
 //!
 //! Every answer that needs a leader is, on any other node, the name of the leader. Called by the turn only.
 
+use crate::explain;
 use crate::host::Host;
 use crate::io::LinkId;
 use crate::shard_host::ShardHost;
-use crate::explain;
 use bytes::Bytes;
 use longshore_consensus::{ProposeError, Store};
 use longshore_delivery::{
@@ -82,7 +82,9 @@ fn transient(info: TransientInfo) -> v1::TransientQueue {
 }
 
 fn held(list: &[v1::Held]) -> Vec<Held> {
-    list.iter().map(|h| Held { offset: Offset(h.offset), lease: LeaseId(h.lease), term: Term(h.term) }).collect()
+    list.iter()
+        .map(|h| Held { offset: Offset(h.offset), lease: LeaseId(h.lease), term: Term(h.term) })
+        .collect()
 }
 
 fn answer(request: u64, result: answer::Result) -> node_item::Item {
@@ -234,7 +236,8 @@ impl Host {
         let id = queue(attach.log, attach.cursor);
         if !id.log.is_transient() && !self.ensure_session(turn, host) {
             let refused = Some(v1::Refused::Busy.into());
-            let attached = v1::Attached { shard: host.id.0, consumer: attach.consumer, term: turn.term.0, refused };
+            let attached =
+                v1::Attached { shard: host.id.0, consumer: attach.consumer, term: turn.term.0, refused };
             return self.links.send(turn.link, node_item::Item::Attached(attached));
         }
         let attach = Attach {
@@ -287,7 +290,12 @@ impl Host {
         }
     }
 
-    fn transient_declare(&mut self, turn: &ItemTurn<'_>, host: &mut ShardHost, declare: v1::TransientDeclare) {
+    fn transient_declare(
+        &mut self,
+        turn: &ItemTurn<'_>,
+        host: &mut ShardHost,
+        declare: v1::TransientDeclare,
+    ) {
         let Ok(spec) = LogSpec::decode(&mut Reader::new(declare.spec, "log spec")) else {
             return self.links.send(turn.link, answer_refused(declare.request, v1::Refused::Malformed));
         };
@@ -322,7 +330,12 @@ impl Host {
         self.links.send(turn.link, item);
     }
 
-    fn transient_append(&mut self, turn: &mut ItemTurn<'_>, host: &mut ShardHost, append: v1::TransientAppend) {
+    fn transient_append(
+        &mut self,
+        turn: &mut ItemTurn<'_>,
+        host: &mut ShardHost,
+        append: v1::TransientAppend,
+    ) {
         let Ok(record) = Record::parse(append.record) else { return self.close_links.push(turn.link) };
         let log_time = turn.log_time(host);
         let appended = host.delivery.transient_append(log_time, record);

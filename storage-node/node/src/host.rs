@@ -6,9 +6,9 @@
 use crate::bodies::Reads;
 use crate::checkpoints::{Pending, STAGED};
 use crate::io::{LinkId, Output, Reply, Task, Ticket};
-use crate::node::{blocked_item, form_command};
 use crate::links::Links;
 use crate::meta_host::MetaHost;
+use crate::node::{blocked_item, form_command};
 use crate::pages;
 use crate::shard_host::{Applied, ShardHost};
 use crate::snapshots::Installing;
@@ -66,7 +66,13 @@ pub(crate) struct Host {
 
 impl Host {
     /// A host without groups.
-    pub fn new(config: NodeConfig, now: Mono, records: Records, pages: PageStore, damaged: BTreeSet<ShardId>) -> Host {
+    pub fn new(
+        config: NodeConfig,
+        now: Mono,
+        records: Records,
+        pages: PageStore,
+        damaged: BTreeSet<ShardId>,
+    ) -> Host {
         Host {
             node: config.node,
             config,
@@ -172,7 +178,9 @@ impl Host {
         for event in events {
             let (log, done, waiting) = match event {
                 longshore_shard::Event::Created { log } => (log, 0, &mut self.waiting_for_log),
-                longshore_shard::Event::Purged { log, count, .. } => (log, *count, &mut self.waiting_for_purge),
+                longshore_shard::Event::Purged { log, count, .. } => {
+                    (log, *count, &mut self.waiting_for_purge)
+                }
                 _ => continue,
             };
             for (link, request) in waiting.remove(&(group, *log)).unwrap_or_default() {
@@ -218,7 +226,8 @@ impl Machine for Host {
     }
 
     fn role_changed(&mut self, group: ShardId, role: Role) {
-        metrics::counter!("longshore_leader_changes_total").increment(u64::from(matches!(role, Role::Leader { .. })));
+        metrics::counter!("longshore_leader_changes_total")
+            .increment(u64::from(matches!(role, Role::Leader { .. })));
         if group == META {
             self.meta.role_changed(role, self.now, &mut self.replies);
         } else if let Some(host) = self.shards.get_mut(&group) {

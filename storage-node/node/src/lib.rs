@@ -38,7 +38,8 @@ mod shard_host;
 mod snapshots;
 
 pub use io::{
-    FetchSend, Input, LinkId, LinkItem, Output, Reply, SnapshotSend, Standing, Task, TaskDone, Ticket, WatchId,
+    FetchSend, Input, LinkId, LinkItem, Output, Reply, SnapshotSend, Standing, Task, TaskDone, Ticket,
+    WatchId,
 };
 pub use node::{Node, NodeError, OpenError};
 pub use pages::snapshot_meta;

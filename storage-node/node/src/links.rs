@@ -31,7 +31,10 @@ struct Slot {
 enum SlotKind {
     Consumer,
     /// The answer to a get.
-    Get { request: u64, ready: u64 },
+    Get {
+        request: u64,
+        ready: u64,
+    },
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -125,7 +128,15 @@ impl Links {
     }
 
     /// Answers a get with a message.
-    pub fn got(&mut self, shard: ShardId, term: Term, session: SessionId, request: u64, handed: Handed, ready: u64) {
+    pub fn got(
+        &mut self,
+        shard: ShardId,
+        term: Term,
+        session: SessionId,
+        request: u64,
+        handed: Handed,
+        ready: u64,
+    ) {
         if let Some(link) = self.of_session(session) {
             let delivery = delivery(0, &handed);
             self.enqueue(link, shard, term, SlotKind::Get { request, ready }, delivery, handed);
@@ -160,7 +171,8 @@ impl Links {
         for (link, log) in &self.touched {
             let Some(queue) = self.queues.get_mut(&(*link, *log)) else { continue };
             let mut offsets = Vec::new();
-            for slot in queue.iter_mut().take(READS_AHEAD_MAX).filter(|slot| slot.state == SlotState::Wanted) {
+            for slot in queue.iter_mut().take(READS_AHEAD_MAX).filter(|slot| slot.state == SlotState::Wanted)
+            {
                 if let Some(row) = &slot.row {
                     offsets.push((row.log, row.offset));
                     slot.state = SlotState::Asked;
@@ -177,7 +189,9 @@ impl Links {
     pub fn body(&mut self, link: LinkId, log: LogId, stored: &StoredRecord) {
         let Some(queue) = self.queues.get_mut(&(link, log)) else { return };
         let waiting = queue.iter_mut().filter(|slot| !matches!(slot.state, SlotState::Here(_)));
-        for slot in waiting.filter(|slot| slot.row.as_ref().is_some_and(|row| row.offset == stored.row.offset)) {
+        for slot in
+            waiting.filter(|slot| slot.row.as_ref().is_some_and(|row| row.offset == stored.row.offset))
+        {
             slot.delivery.record = stored.record.clone();
             slot.delivery.body_bytes = stored.parts.iter().map(|part| part.len() as u64).sum();
             slot.state = SlotState::Here(stored.parts.clone());
@@ -257,7 +271,11 @@ impl Links {
 
     fn flush_deliveries(&mut self, only: Option<LinkId>) {
         let keys: Vec<_> = match only {
-            Some(link) => self.deliveries.range((link, ShardId(0))..=(link, ShardId(u32::MAX))).map(|(k, _)| *k).collect(),
+            Some(link) => self
+                .deliveries
+                .range((link, ShardId(0))..=(link, ShardId(u32::MAX)))
+                .map(|(k, _)| *k)
+                .collect(),
             None => self.deliveries.keys().copied().collect(),
         };
         for key in keys {
@@ -291,6 +309,12 @@ fn delivery(consumer: u64, handed: &Handed) -> v1::Delivery {
 
 /// The pieces of a large body, each as a delivery that names the same consumer and offset.
 fn pieces(head: &v1::Delivery, parts: Vec<Bytes>) -> Vec<v1::Delivery> {
-    let piece = |piece| v1::Delivery { consumer: head.consumer, log: head.log, offset: head.offset, piece, ..v1::Delivery::default() };
+    let piece = |piece| v1::Delivery {
+        consumer: head.consumer,
+        log: head.log,
+        offset: head.offset,
+        piece,
+        ..v1::Delivery::default()
+    };
     parts.into_iter().map(piece).collect()
 }

@@ -83,7 +83,11 @@ impl MetaHost {
             Role::Follower { term, leader } => (term, leader.map(|leader| leader.node())),
         };
         let address = node.and_then(|node| self.meta.node(node)).map(|node| node.address.clone());
-        v1::NotLeader { term: term.0, node: node.map_or(0, |node| node.0), address: address.unwrap_or_default() }
+        v1::NotLeader {
+            term: term.0,
+            node: node.map_or(0, |node| node.0),
+            address: address.unwrap_or_default(),
+        }
     }
 
     fn refusal(&self) -> MetaReply {
@@ -96,7 +100,13 @@ impl MetaHost {
     }
 
     /// A command from outside: what to propose, if anything; else it is answered here.
-    pub fn call(&mut self, ticket: Ticket, mut command: MetaCommand, now: Mono, out: &mut Output) -> Option<Bytes> {
+    pub fn call(
+        &mut self,
+        ticket: Ticket,
+        mut command: MetaCommand,
+        now: Mono,
+        out: &mut Output,
+    ) -> Option<Bytes> {
         if !self.is_leader() {
             out.replies.push((ticket, Reply::Meta(self.refusal())));
             return None;
@@ -132,7 +142,15 @@ impl MetaHost {
     }
 
     /// Applies one committed entry; answers the call that proposed it, if it was made here in this term.
-    pub fn apply(&mut self, index: Index, term: Term, context: &Bytes, data: &Bytes, now: Mono, out: &mut Vec<(Ticket, Reply)>) {
+    pub fn apply(
+        &mut self,
+        index: Index,
+        term: Term,
+        context: &Bytes,
+        data: &Bytes,
+        now: Mono,
+        out: &mut Vec<(Ticket, Reply)>,
+    ) {
         let stamp = EntryContext::decode(context.clone()).unwrap_or_default();
         let applied = self.meta.apply(index, term, &stamp, data);
         self.uncheckpointed_bytes += (context.len() + data.len()) as u64;
@@ -222,7 +240,10 @@ impl MetaHost {
         while let Some(chunk) = chunks.next() {
             let more = chunks.peek().is_some();
             let changes = chunk.to_vec();
-            out.watch.push((watch, WatchDown { revision: revision.0, reset: first, more, changes, ..WatchDown::default() }));
+            out.watch.push((
+                watch,
+                WatchDown { revision: revision.0, reset: first, more, changes, ..WatchDown::default() },
+            ));
             first = false;
         }
     }
@@ -266,7 +287,9 @@ impl MetaHost {
         if !confirmed {
             return;
         }
-        for (watch, watcher) in self.watchers.iter_mut().filter(|(_, watcher)| watcher.heard > watcher.answered) {
+        for (watch, watcher) in
+            self.watchers.iter_mut().filter(|(_, watcher)| watcher.heard > watcher.answered)
+        {
             watcher.answered = watcher.heard;
             let down = WatchDown { revision: watcher.sent.0, renewed: watcher.heard, ..WatchDown::default() };
             out.watch.push((*watch, down));

@@ -81,7 +81,8 @@ impl Node {
         let book = Arc::new(SegmentBook::default());
         let existing = segment_infos(&log, &book);
         let known_segments = existing.iter().map(|segment| segment.id).collect();
-        let (records, opened) = Records::open(Arc::clone(&disk), book.clone(), config.records.clone(), &existing)?;
+        let (records, opened) =
+            Records::open(Arc::clone(&disk), book.clone(), config.records.clone(), &existing)?;
         for damaged in &opened.damaged {
             tracing::error!(node = %config.node, ?damaged, "an index file is damaged; its records are fetched again");
         }
@@ -138,7 +139,11 @@ impl Node {
             let meta = if fresh { Ok(Meta::new()) } else { Meta::restore(pages).map_err(|e| e.to_string()) };
             meta.map(|meta| self.host.meta.meta = meta)
         } else {
-            let shard = if fresh { Ok(Shard::new(group)) } else { Shard::restore(group, pages).map_err(|e| e.to_string()) };
+            let shard = if fresh {
+                Ok(Shard::new(group))
+            } else {
+                Shard::restore(group, pages).map_err(|e| e.to_string())
+            };
             shard.map(|shard| {
                 self.host.records.recover(group, &View(&shard));
                 let host = ShardHost::new(group, self.host.node, shard, self.host.config.delivery.clone());
@@ -205,7 +210,13 @@ impl Node {
     /// Takes what happened and fills `out`. `inputs` is left empty. `now` and `wall` are read after `inputs` were gathered.
     ///
     /// Errors: [`NodeError`]; nothing of this turn may be sent, the process must end.
-    pub fn turn(&mut self, now: Mono, wall: WallMs, inputs: &mut Vec<Input>, out: &mut Output) -> Result<(), NodeError> {
+    pub fn turn(
+        &mut self,
+        now: Mono,
+        wall: WallMs,
+        inputs: &mut Vec<Input>,
+        out: &mut Output,
+    ) -> Result<(), NodeError> {
         self.host.now = now;
         for input in inputs.drain(..) {
             self.input(now, input, out)?;
@@ -252,11 +263,15 @@ impl Node {
     fn action(&mut self, action: Action, out: &mut Output) {
         match action {
             Action::ReadEntries(task) => out.tasks.push(Task::ReadEntries(task)),
-            Action::SendSnapshot { group, to, meta, pages } => self.host.send_snapshot(group, to, &meta, pages, out),
+            Action::SendSnapshot { group, to, meta, pages } => {
+                self.host.send_snapshot(group, to, &meta, pages, out)
+            }
             Action::FetchBodies { group, from, meta, pages } => {
                 self.host.fetch_bodies(group, from, meta, &pages, &mut self.events, out);
             }
-            Action::MembershipChanged { group, voters, learners } => self.host.members_settled(group, &voters, &learners),
+            Action::MembershipChanged { group, voters, learners } => {
+                self.host.members_settled(group, &voters, &learners)
+            }
             Action::SnapshotRefused { group, .. } => out.snapshots_installed.push((group, false)),
             Action::Damaged { group, replica } => {
                 tracing::error!(node = %self.host.node, %group, %replica, "this replica's log is damaged; it will be replaced");
@@ -276,7 +291,8 @@ impl Node {
     /// something new to do.
     fn after_consensus(&mut self, now: Mono, out: &mut Output) -> Result<bool, NodeError> {
         for (applied, term) in std::mem::take(&mut self.host.applied) {
-            let place = self.store.log().place(applied.group, applied.index).map(|place| place_of(&place, term));
+            let place =
+                self.store.log().place(applied.group, applied.index).map(|place| place_of(&place, term));
             if let Some(place) = &place
                 && self.known_segments.insert(place.segment)
             {
@@ -483,11 +499,20 @@ impl Node {
         let Some(info) = info else { return };
         self.known_segments.insert(segment);
         self.book.pin(self.store.log(), segment);
-        let last = self.store.log().groups().into_iter().filter_map(|group| {
-            self.store.log().last_appended(group).map(|last| (group, last.0))
-        });
+        let last = self
+            .store
+            .log()
+            .groups()
+            .into_iter()
+            .filter_map(|group| self.store.log().last_appended(group).map(|last| (group, last.0)));
         let last = last.collect();
-        self.host.records.segment_sealed(&SegmentInfo { id: segment, bytes: info.bytes, sealed: true, retired: false, last });
+        self.host.records.segment_sealed(&SegmentInfo {
+            id: segment,
+            bytes: info.bytes,
+            sealed: true,
+            retired: false,
+            last,
+        });
     }
 
     /// Segments that the record store needs no more go back to the log.
@@ -496,7 +521,8 @@ impl Node {
             self.book.unpin(segment);
             self.store.log_mut().release(log_id(segment));
         }
-        let existing: BTreeSet<_> = self.store.log().segments().into_iter().map(|info| record_id(info.id)).collect();
+        let existing: BTreeSet<_> =
+            self.store.log().segments().into_iter().map(|info| record_id(info.id)).collect();
         let gone: Vec<_> = self.known_segments.difference(&existing).copied().collect();
         for segment in gone {
             self.known_segments.remove(&segment);
@@ -523,7 +549,9 @@ impl Node {
             out.tasks.push(Task::Records(job));
         }
         self.release_segments();
-        self.host.dirty.extend(self.host.shards.iter().filter(|(_, host)| host.is_leader().is_some()).map(|(id, _)| *id));
+        self.host.dirty.extend(
+            self.host.shards.iter().filter(|(_, host)| host.is_leader().is_some()).map(|(id, _)| *id),
+        );
         self.host.show_metrics(&self.store);
         out.again = true;
     }
@@ -571,8 +599,11 @@ pub(crate) fn blocked_item(blocked: bool) -> node_item::Item {
 }
 
 fn segment_infos(log: &NodeLog, book: &SegmentBook) -> Vec<SegmentInfo> {
-    let last: Vec<_> =
-        log.groups().into_iter().filter_map(|group| log.last_appended(group).map(|last| (group, last.0))).collect();
+    let last: Vec<_> = log
+        .groups()
+        .into_iter()
+        .filter_map(|group| log.last_appended(group).map(|last| (group, last.0)))
+        .collect();
     let info = |segment: longshore_log::SegmentInfo| {
         book.pin(log, record_id(segment.id));
         let retired = segment.state == SegmentState::Retired;

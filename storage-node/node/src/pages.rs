@@ -42,7 +42,12 @@ pub(crate) fn unpack(pieces: &[Bytes]) -> Result<Vec<(Bytes, Bytes)>, DecodeErro
 }
 
 /// The head of a snapshot.
-pub(crate) fn snapshot_head(cluster: &str, group: ShardId, from: ReplicaId, meta: &SnapshotMeta) -> SnapshotHead {
+pub(crate) fn snapshot_head(
+    cluster: &str,
+    group: ShardId,
+    from: ReplicaId,
+    meta: &SnapshotMeta,
+) -> SnapshotHead {
     let mut membership = BytesMut::new();
     membership.put_u8(VERSION);
     let m = &meta.membership;
@@ -71,7 +76,8 @@ pub fn snapshot_meta(head: &SnapshotHead) -> Result<SnapshotMeta, DecodeError> {
         let n = r.count(8)?;
         (0..n).map(|_| r.u64().map(ReplicaId)).collect::<Result<Vec<_>, DecodeError>>()
     };
-    let membership = Membership { voters: list()?, outgoing: list()?, learners: list()?, learners_next: list()? };
+    let membership =
+        Membership { voters: list()?, outgoing: list()?, learners: list()?, learners_next: list()? };
     r.finish()?;
     Ok(SnapshotMeta { index: Index(head.index), term: Term(head.term), membership })
 }
@@ -88,7 +94,8 @@ mod tests {
         let pieces = pack(pages.clone());
         assert!(pieces.len() > 1);
         assert_eq!(unpack(&pieces), Ok(pages));
-        let membership = Membership { learners: vec![ReplicaId(9)], ..Membership::of_voters(vec![ReplicaId(7)]) };
+        let membership =
+            Membership { learners: vec![ReplicaId(9)], ..Membership::of_voters(vec![ReplicaId(7)]) };
         let meta = SnapshotMeta { index: Index(5), term: Term(2), membership };
         assert_eq!(snapshot_meta(&snapshot_head("c", ShardId(1), ReplicaId(7), &meta)), Ok(meta));
     }

@@ -87,7 +87,8 @@ impl Host {
     fn tell_members(&mut self, store: &mut Store) {
         for shard in self.meta.meta.shards() {
             let staying = shard.replicas.iter().filter(|replica| !replica.leaving);
-            let desired: Vec<Replica> = staying.map(|r| Replica { id: ReplicaId(r.id), learner: false }).collect();
+            let desired: Vec<Replica> =
+                staying.map(|r| Replica { id: ReplicaId(r.id), learner: false }).collect();
             store.reconcile(ShardId(shard.id), &desired);
         }
     }
@@ -119,8 +120,12 @@ impl Host {
     fn tend_shard(&mut self, id: ShardId) {
         let Some(host) = self.shards.get_mut(&id) else { return };
         let meta = &self.meta.meta;
-        let ended: Vec<_> =
-            host.shard.sessions().map(|(session, _)| session).filter(|session| meta.is_session_over(*session)).collect();
+        let ended: Vec<_> = host
+            .shard
+            .sessions()
+            .map(|(session, _)| session)
+            .filter(|session| meta.is_session_over(*session))
+            .collect();
         for session in ended {
             if host.closing.insert(session) {
                 host.proposals.push(Item::CloseSession(session));

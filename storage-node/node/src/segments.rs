@@ -73,7 +73,10 @@ impl Segments for SegmentBook {
     }
 
     fn check(&self, _: SegmentId, head: &[u8], entry: &EntryKey) -> bool {
-        let group = head.get(GROUP_AT..).and_then(|bytes| bytes.first_chunk()).map(|bytes| u32::from_le_bytes(*bytes));
+        let group = head
+            .get(GROUP_AT..)
+            .and_then(|bytes| bytes.first_chunk())
+            .map(|bytes| u32::from_le_bytes(*bytes));
         group == Some(entry.group.0)
             && u64_at(head, INDEX_AT) == Some(entry.index.0)
             && u64_at(head, TERM_AT) == Some(entry.term.0)

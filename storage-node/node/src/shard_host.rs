@@ -14,7 +14,8 @@ use longshore_wire::batch::{BatchBuilder, Item};
 use longshore_wire::context::EntryContext;
 use longshore_wire::row::Row;
 use longshore_wire::{
-    BATCH_BYTES_MAX, BatchNo, INTERNAL_SESSION, Index, LogId, LogTime, NodeId, OffsetRange, SessionId, ShardId, Term,
+    BATCH_BYTES_MAX, BatchNo, INTERNAL_SESSION, Index, LogId, LogTime, NodeId, OffsetRange, SessionId,
+    ShardId, Term,
 };
 use std::collections::BTreeSet;
 
@@ -212,7 +213,8 @@ impl ShardHost {
 
     /// Messages that are not settled, over all logs.
     pub fn unsettled(&self) -> u64 {
-        let cursors = self.shard.logs().flat_map(|log| log.cursors().map(|(_, cursor)| cursor.unsettled_count()));
+        let cursors =
+            self.shard.logs().flat_map(|log| log.cursors().map(|(_, cursor)| cursor.unsettled_count()));
         cursors.sum()
     }
 

@@ -42,7 +42,14 @@ enum State {
 
 impl Host {
     /// Sends a snapshot of ours.
-    pub(crate) fn send_snapshot(&mut self, group: ShardId, to: ReplicaId, meta: &SnapshotMeta, pages: Vec<Bytes>, out: &mut Output) {
+    pub(crate) fn send_snapshot(
+        &mut self,
+        group: ShardId,
+        to: ReplicaId,
+        meta: &SnapshotMeta,
+        pages: Vec<Bytes>,
+        out: &mut Output,
+    ) {
         let from = self.replicas.get(&group).copied().unwrap_or_default();
         let head = pages::snapshot_head(&self.config.cluster, group, from, meta);
         out.snapshots.push(SnapshotSend { to_node: to.node(), to, head, pages });
@@ -133,7 +140,13 @@ impl Host {
     }
 
     /// Records of a peer: for a snapshot, or to repair what is damaged here.
-    pub(crate) fn fetched(&mut self, group: ShardId, reply: Option<FetchReply>, events: &mut Vec<Event>, out: &mut Output) {
+    pub(crate) fn fetched(
+        &mut self,
+        group: ShardId,
+        reply: Option<FetchReply>,
+        events: &mut Vec<Event>,
+        out: &mut Output,
+    ) {
         let Some(installing) = self.installing.get_mut(&group) else {
             if let Some(reply) = reply {
                 self.repaired(group, reply, out);
@@ -149,7 +162,8 @@ impl Host {
             installing.asked = false;
             installing.missing.pop_front();
         }
-        let batch: Result<Vec<_>, _> = reply.records.into_iter().map(|fetched| import(group, fetched)).collect();
+        let batch: Result<Vec<_>, _> =
+            reply.records.into_iter().map(|fetched| import(group, fetched)).collect();
         match batch.map(|batch| (batch.is_empty(), self.records.import(batch))) {
             Ok((true, _)) => {}
             Ok((false, Ok(job))) => {
@@ -172,8 +186,12 @@ impl Host {
 
     /// An import is finished.
     pub(crate) fn imported(&mut self, ok: bool, events: &mut Vec<Event>, out: &mut Output) {
-        let groups: Vec<ShardId> =
-            self.installing.iter().filter(|(_, installing)| installing.imports > 0).map(|(group, _)| *group).collect();
+        let groups: Vec<ShardId> = self
+            .installing
+            .iter()
+            .filter(|(_, installing)| installing.imports > 0)
+            .map(|(group, _)| *group)
+            .collect();
         // Jobs finish in the order of their making; an import belongs to the first installation that waits for one.
         let Some(group) = groups.first().copied() else { return };
         if let Some(installing) = self.installing.get_mut(&group) {

@@ -7,13 +7,13 @@
 use crate::config::StorageConfig;
 use longshore_io::Disk;
 use longshore_log::{Identity, IdentityError};
+use longshore_proto::VERSION;
 use longshore_proto::transport::{self, TlsIdentity};
 use longshore_proto::v1::meta_client::MetaClient;
 use longshore_proto::v1::peer_client::PeerClient;
 use longshore_proto::v1::{
     self, IdentifyRequest, MetaCommand, MetaError, RegisterNode, StorageNode as NodeInfo, meta_command,
 };
-use longshore_proto::VERSION;
 use longshore_wire::NodeId;
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,9 +52,10 @@ pub(crate) async fn find(
     addresses.dedup();
     loop {
         let answers = ask_all(&addresses, config.advertised(), tls, told).await;
-        let with_cluster = answers.iter().flatten().find(|answer| {
-            !answer.cluster.is_empty() && !is_forming_with_us(answer, &answers, &own)
-        });
+        let with_cluster = answers
+            .iter()
+            .flatten()
+            .find(|answer| !answer.cluster.is_empty() && !is_forming_with_us(answer, &answers, &own));
         let found = if let Some(peer) = with_cluster {
             join(config, tls, &own, peer).await
         } else {
@@ -87,7 +88,11 @@ async fn ask_all(
         let channel = transport::channel(address, tls).ok()?;
         let request = IdentifyRequest { version: VERSION, cluster: String::new() };
         let mut client = PeerClient::new(channel);
-        tokio::time::timeout(ASK_TIME, client.identify(request)).await.ok()?.ok().map(|answer| answer.into_inner())
+        tokio::time::timeout(ASK_TIME, client.identify(request))
+            .await
+            .ok()?
+            .ok()
+            .map(|answer| answer.into_inner())
     });
     futures_util::future::join_all(asks).await
 }
@@ -166,7 +171,11 @@ async fn join(
         }
         if reply.error() == MetaError::MetaOk && reply.node != 0 {
             tracing::info!(cluster = %peer.cluster, node = reply.node, "joined a cluster");
-            return Some(Membership { cluster: peer.cluster.clone(), node: NodeId(reply.node), forming: Vec::new() });
+            return Some(Membership {
+                cluster: peer.cluster.clone(),
+                node: NodeId(reply.node),
+                forming: Vec::new(),
+            });
         }
     }
     None

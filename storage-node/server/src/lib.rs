@@ -37,6 +37,7 @@ use longshore_io::real::RealDisk;
 use longshore_io::{Disk, Mono};
 use longshore_log::{Identity, IdentityError};
 use longshore_node::{Input, Node, NodeConfig, NodeError, OpenError, Standing};
+use longshore_proto::MESSAGE_BYTES_MAX;
 use longshore_proto::transport::{self, TlsIdentity, TransportError};
 use longshore_proto::v1::admin_server::AdminServer;
 use longshore_proto::v1::meta_client::MetaClient;
@@ -44,7 +45,6 @@ use longshore_proto::v1::meta_server::MetaServer;
 use longshore_proto::v1::peer_server::PeerServer;
 use longshore_proto::v1::storage_server::StorageServer;
 use longshore_proto::v1::{self, FormCluster, Permission, User, WatchUp, meta_change};
-use longshore_proto::MESSAGE_BYTES_MAX;
 use longshore_wire::{NodeId, ReplicaId};
 use mailbox::Mailbox;
 use outbound::Outbound;
@@ -124,8 +124,9 @@ impl StorageNode {
         let listener = TcpListener::bind(&config.listen)
             .await
             .map_err(|source| StartError::Listen { address: config.listen.clone(), source })?;
-        let address =
-            listener.local_addr().map_err(|source| StartError::Listen { address: config.listen.clone(), source })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| StartError::Listen { address: config.listen.clone(), source })?;
         let board = StandingBoard::new();
         let (stop, stopped) = watch::channel(false);
         let (failed, failure) = watch::channel(None);
@@ -134,7 +135,17 @@ impl StorageNode {
         listen_http(&config, &board, &stopped, &mut tasks).await?;
         let standing = board.watch();
         let mailbox = Mailbox::new();
-        let main = Main { config, tls, disk, own, board, mailbox: mailbox.clone(), stopped, failed: failed.clone(), peers_told };
+        let main = Main {
+            config,
+            tls,
+            disk,
+            own,
+            board,
+            mailbox: mailbox.clone(),
+            stopped,
+            failed: failed.clone(),
+            peers_told,
+        };
         tasks.spawn(async move {
             if let Err(error) = main.run(listener).await {
                 tracing::error!(%error, "the storage node failed");
@@ -243,7 +254,8 @@ impl Main {
             ..v1::Identity::default()
         }));
         let lobby = self.serve_lobby(&listener, &told)?;
-        let found = bootstrap::find(&self.config, self.tls.as_ref(), &self.disk, self.own.clone(), &told).await?;
+        let found =
+            bootstrap::find(&self.config, self.tls.as_ref(), &self.disk, self.own.clone(), &told).await?;
         lobby.abort();
         let clock = MonoClock::start();
         let config = node_config(&self.config, &found);
@@ -253,24 +265,38 @@ impl Main {
         let (mut node, writer) = opened.map_err(|error| StartError::Failed(error.to_string()))??;
         self.begin(&mut node, &found, now)?;
         let runtime = tokio::runtime::Handle::current();
-        let peers = Peers::new(found.cluster.clone(), found.node, self.tls.clone(), self.mailbox.clone(), runtime.clone());
-        peers.set_addresses(found.forming.iter().map(|node| (NodeId(node.id), node.address.clone())).collect());
+        let peers = Peers::new(
+            found.cluster.clone(),
+            found.node,
+            self.tls.clone(),
+            self.mailbox.clone(),
+            runtime.clone(),
+        );
+        peers.set_addresses(
+            found.forming.iter().map(|node| (NodeId(node.id), node.address.clone())).collect(),
+        );
         let _ = self.peers_told.send(Some(peers.clone()));
         let registry = Arc::new(Registry::new());
-        let outbound = Outbound { peers: peers.clone(), mailbox: self.mailbox.clone(), runtime, telling_meta: Arc::default() };
+        let outbound = Outbound {
+            peers: peers.clone(),
+            mailbox: self.mailbox.clone(),
+            runtime,
+            telling_meta: Arc::default(),
+        };
         let has_meta = node.has_meta();
         let failed = self.failed.clone();
-        let mut threads = self.spawn_threads(node, writer, clock, &registry, &peers, outbound, failed, found.node)?;
-        let services = Services {
-            mailbox: self.mailbox.clone(),
-            registry,
-            peers,
-            node: found.node,
-            identity: told,
-        };
+        let mut threads =
+            self.spawn_threads(node, writer, clock, &registry, &peers, outbound, failed, found.node)?;
+        let services =
+            Services { mailbox: self.mailbox.clone(), registry, peers, node: found.node, identity: told };
         let service = Service(Arc::new(services));
         if !has_meta {
-            tokio::spawn(follow_meta_from_outside(self.config.clone(), self.tls.clone(), found.node, self.mailbox.clone()));
+            tokio::spawn(follow_meta_from_outside(
+                self.config.clone(),
+                self.tls.clone(),
+                found.node,
+                self.mailbox.clone(),
+            ));
         }
         let mut stopped = self.stopped.clone();
         let server = transport::server(self.tls.as_ref())?
@@ -297,7 +323,8 @@ impl Main {
     ) -> Result<tokio::task::JoinHandle<()>, StartError> {
         let failed = |source| StartError::Listen { address: self.config.listen.clone(), source };
         let waker = listener.local_addr().map_err(failed)?;
-        let server = transport::server(self.tls.as_ref())?.add_service(PeerServer::new(Lobby(Arc::clone(told))));
+        let server =
+            transport::server(self.tls.as_ref())?.add_service(PeerServer::new(Lobby(Arc::clone(told))));
         let std_listener = duplicate(listener).map_err(failed)?;
         let listener = TcpListener::from_std(std_listener).map_err(failed)?;
         Ok(tokio::spawn(async move {
@@ -320,7 +347,10 @@ impl Main {
         let mut password = self.config.administrator_password.reveal().to_owned();
         if password.is_empty() {
             password = bootstrap::hex(&rand::random::<[u8; 12]>());
-            println!("administrator  {} with password {password} (shown this once)", self.config.administrator);
+            println!(
+                "administrator  {} with password {password} (shown this once)",
+                self.config.administrator
+            );
         }
         let form = FormCluster {
             cluster: found.cluster.clone(),
@@ -400,7 +430,8 @@ fn sized<S>(server: S, limit: fn(S, usize) -> S) -> S {
 }
 
 fn administrator(config: &StorageConfig, password: &str) -> Result<User, StartError> {
-    let set = hash_password(password.as_bytes(), &mut rand::rng()).map_err(|error| StartError::Password(error.to_string()))?;
+    let set = hash_password(password.as_bytes(), &mut rand::rng())
+        .map_err(|error| StartError::Password(error.to_string()))?;
     let all = || ".*".to_owned();
     let root = Permission { namespace: 1, configure: all(), write: all(), read: all() };
     Ok(User {
@@ -425,7 +456,12 @@ fn verifier(scram: longshore_auth::ScramVerifier) -> v1::ScramVerifier {
 }
 
 /// A node without a replica of meta hears from the others when it shall have one.
-async fn follow_meta_from_outside(config: StorageConfig, tls: Option<TlsIdentity>, node: NodeId, mailbox: Mailbox) {
+async fn follow_meta_from_outside(
+    config: StorageConfig,
+    tls: Option<TlsIdentity>,
+    node: NodeId,
+    mailbox: Mailbox,
+) {
     const PAUSE: Duration = Duration::from_millis(500);
     loop {
         for address in config.initial_nodes.iter().filter(|address| *address != config.advertised()) {
@@ -440,7 +476,10 @@ async fn follow_meta_from_outside(config: StorageConfig, tls: Option<TlsIdentity
 }
 
 /// Follows meta at one node until it lists a replica of itself on `node`.
-async fn replica_of_meta(mut client: MetaClient<tonic::transport::Channel>, node: NodeId) -> Option<ReplicaId> {
+async fn replica_of_meta(
+    mut client: MetaClient<tonic::transport::Channel>,
+    node: NodeId,
+) -> Option<ReplicaId> {
     let (ups, up) = tokio::sync::mpsc::channel(1);
     ups.send(WatchUp { node: node.0, ..WatchUp::default() }).await.ok()?;
     let mut downs = client.watch(tokio_stream::wrappers::ReceiverStream::new(up)).await.ok()?.into_inner();

@@ -28,7 +28,11 @@ pub(crate) fn run(
     let mut held: VecDeque<Held> = VecDeque::new();
     loop {
         let mut requests = Vec::new();
-        let first = if writer.is_waiting() { writes.recv_timeout(NO_SPACE_PAUSE) } else { writes.recv().map_err(|_| RecvTimeoutError::Disconnected) };
+        let first = if writer.is_waiting() {
+            writes.recv_timeout(NO_SPACE_PAUSE)
+        } else {
+            writes.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
         match first {
             Ok(write) => take(write, &mut requests, &mut held),
             Err(RecvTimeoutError::Timeout) => {}
@@ -41,7 +45,8 @@ pub(crate) fn run(
             }
         }
         metrics::histogram!("longshore_log_batch_requests").record(requests.len() as f64);
-        metrics::histogram!("longshore_log_batch_bytes").record(requests.iter().map(WriteRequest::bytes).sum::<usize>() as f64);
+        metrics::histogram!("longshore_log_batch_bytes")
+            .record(requests.iter().map(WriteRequest::bytes).sum::<usize>() as f64);
         let started = Instant::now();
         let completion = writer.write(requests)?;
         metrics::histogram!("longshore_log_sync_seconds").record(started.elapsed().as_secs_f64());

@@ -80,7 +80,11 @@ impl Outbound {
             let next = next.map_err(|_| tonic::Status::deadline_exceeded("the peer is too slow"))??;
             let Some(reply) = next else { return Err(tonic::Status::aborted("the peer ended too early")) };
             let done = reply.done || reply.unknown_snapshot;
-            let bytes = reply.records.iter().map(|r| r.record.len() + r.parts.iter().map(bytes::Bytes::len).sum::<usize>()).sum();
+            let bytes = reply
+                .records
+                .iter()
+                .map(|r| r.record.len() + r.parts.iter().map(bytes::Bytes::len).sum::<usize>())
+                .sum();
             self.mailbox.send(Input::Fetched { group: send.group, reply: Some(reply) }, bytes).await;
             if done {
                 return Ok(());

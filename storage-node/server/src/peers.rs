@@ -83,7 +83,8 @@ impl Peers {
     /// Takes the addresses that meta knows; dials those of higher ids.
     pub fn set_addresses(&self, addresses: Vec<(NodeId, String)>) {
         let mut state = self.lock();
-        let addresses: BTreeMap<_, _> = addresses.into_iter().filter(|(node, _)| *node != self.me.node).collect();
+        let addresses: BTreeMap<_, _> =
+            addresses.into_iter().filter(|(node, _)| *node != self.me.node).collect();
         let State { dialers, addresses: old, .. } = &mut *state;
         dialers.retain(|node, dialer| {
             let stays = addresses.get(node) == old.get(node);
@@ -93,9 +94,9 @@ impl Peers {
             stays
         });
         for (node, address) in addresses.iter().filter(|(node, _)| **node > self.me.node) {
-            dialers.entry(*node).or_insert_with(|| {
-                self.me.runtime.spawn(self.clone().dial_for_ever(*node, address.clone()))
-            });
+            dialers
+                .entry(*node)
+                .or_insert_with(|| self.me.runtime.spawn(self.clone().dial_for_ever(*node, address.clone())));
         }
         state.addresses = addresses;
     }

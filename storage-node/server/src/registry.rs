@@ -160,7 +160,9 @@ impl Registry {
 /// About how many bytes an item takes in a frame.
 fn item_bytes(item: &node_item::Item) -> usize {
     let payload = match item {
-        node_item::Item::Deliver(deliver) => deliver.deliveries.iter().map(|d| d.record.len() + d.piece.len() + 48).sum(),
+        node_item::Item::Deliver(deliver) => {
+            deliver.deliveries.iter().map(|d| d.record.len() + d.piece.len() + 48).sum()
+        }
         node_item::Item::Outcome(outcome) => match &outcome.result {
             Some(longshore_proto::v1::batch_outcome::Result::Outcomes(bytes)) => bytes.len(),
             _ => 0,

@@ -44,12 +44,17 @@ pub(crate) struct Services {
 impl Services {
     fn check(&self, cluster: &str, version: u32) -> Result<(), Status> {
         if version != VERSION {
-            return Err(Status::failed_precondition(format!("stream version {version}, this build speaks {VERSION}")));
+            return Err(Status::failed_precondition(format!(
+                "stream version {version}, this build speaks {VERSION}"
+            )));
         }
         if cluster.is_empty() || cluster == self.peers.cluster() {
             return Ok(());
         }
-        Err(Status::permission_denied(format!("this node belongs to cluster {}, not {cluster}", self.peers.cluster())))
+        Err(Status::permission_denied(format!(
+            "this node belongs to cluster {}, not {cluster}",
+            self.peers.cluster()
+        )))
     }
 
     async fn call(&self, input: impl FnOnce(Ticket) -> Input, bytes: usize) -> Result<Reply, Status> {
@@ -76,7 +81,10 @@ pub(crate) struct Service(pub Arc<Services>);
 impl Storage for Service {
     type LinkStream = Replies<NodeFrame>;
 
-    async fn link(&self, request: Request<Streaming<GatewayFrame>>) -> Result<Response<Self::LinkStream>, Status> {
+    async fn link(
+        &self,
+        request: Request<Streaming<GatewayFrame>>,
+    ) -> Result<Response<Self::LinkStream>, Status> {
         let mut inbound = request.into_inner();
         let Some(first) = inbound.message().await? else { return Err(Status::cancelled("no hello")) };
         let mut items = first.items.into_iter().filter_map(|item| item.item);
@@ -86,7 +94,8 @@ impl Storage for Service {
         self.0.check(&hello.cluster, hello.version)?;
         let services = Arc::clone(&self.0);
         let (link, outbound) = services.registry.link();
-        let welcome = Welcome { cluster: services.peers.cluster().to_owned(), node: services.node.0, version: VERSION };
+        let welcome =
+            Welcome { cluster: services.peers.cluster().to_owned(), node: services.node.0, version: VERSION };
         let welcome = NodeFrame { items: vec![NodeItem { item: Some(node_item::Item::Welcome(welcome)) }] };
         services.mailbox.send(Input::LinkOpened { link, session: SessionId(hello.session) }, 0).await;
         let rest: Vec<Item> = items.collect();
@@ -105,7 +114,8 @@ impl Storage for Service {
             services.registry.close_link(link);
             services.mailbox.report(Input::LinkClosed { link });
         });
-        let frames = futures_util::stream::once(async { welcome }).chain(ReceiverStream::new(outbound)).map(Ok);
+        let frames =
+            futures_util::stream::once(async { welcome }).chain(ReceiverStream::new(outbound)).map(Ok);
         Ok(Response::new(Box::pin(frames)))
     }
 }
@@ -132,7 +142,10 @@ impl Meta for Service {
 
     type WatchStream = Replies<WatchDown>;
 
-    async fn watch(&self, request: Request<Streaming<WatchUp>>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<Streaming<WatchUp>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let mut inbound = request.into_inner();
         let services = Arc::clone(&self.0);
         let (watch, outbound) = services.registry.watch();
@@ -153,7 +166,10 @@ impl Meta for Service {
 impl Peer for Service {
     type RaftStream = Replies<PeerFrame>;
 
-    async fn raft(&self, request: Request<Streaming<PeerFrame>>) -> Result<Response<Self::RaftStream>, Status> {
+    async fn raft(
+        &self,
+        request: Request<Streaming<PeerFrame>>,
+    ) -> Result<Response<Self::RaftStream>, Status> {
         let mut inbound = request.into_inner();
         let first = inbound.message().await?.and_then(|frame| frame.hello);
         let Some(hello) = first else { return Err(Status::invalid_argument("a stream begins with a hello")) };
@@ -199,7 +215,10 @@ impl Peer for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
     }
 
-    async fn snapshot(&self, request: Request<Streaming<SnapshotPart>>) -> Result<Response<SnapshotReply>, Status> {
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<SnapshotPart>>,
+    ) -> Result<Response<SnapshotReply>, Status> {
         let mut inbound = request.into_inner();
         let mut head: Option<SnapshotHead> = None;
         let (mut pages, mut bytes) = (Vec::<Bytes>::new(), 0);
@@ -213,7 +232,8 @@ impl Peer for Service {
         }
         let head = head.ok_or_else(|| Status::invalid_argument("a snapshot begins with its head"))?;
         self.0.check(&head.cluster, VERSION)?;
-        let meta: SnapshotMeta = snapshot_meta(&head).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let meta: SnapshotMeta =
+            snapshot_meta(&head).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let group = ShardId(head.group);
         let installed = self.0.registry.snapshot(group);
         let event = Event::SnapshotArrived { group, from: ReplicaId(head.from), meta, pages };

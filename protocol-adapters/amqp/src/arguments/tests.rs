@@ -1,3 +1,5 @@
+//! Queue and exchange arguments: what is taken, refused, passed on.
+
 use super::*;
 use longshore_amqp_codec::TableBuilder;
 use longshore_wire::LogId;

@@ -1,3 +1,5 @@
+//! Logins and tune.
+
 use super::*;
 use longshore_amqp_codec::ShortStr;
 

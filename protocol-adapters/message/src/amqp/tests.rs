@@ -1,3 +1,5 @@
+//! The stored form of AMQP messages.
+
 use super::*;
 use longshore_amqp_codec::content::{PropertiesBuilder, Property};
 

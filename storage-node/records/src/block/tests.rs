@@ -1,3 +1,5 @@
+//! Blocks of index columns: round trips and damage.
+
 use super::*;
 use proptest::prelude::*;
 
@@ -50,7 +52,11 @@ proptest! {
     }
 
     #[test]
-    fn every_flip_is_noticed(rows in prop::collection::vec(any_row(), 1..5), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+    fn every_flip_is_noticed(
+        rows in prop::collection::vec(any_row(), 1..5),
+        at in any::<prop::sample::Index>(),
+        bit in 0u8..8,
+    ) {
         let mut bytes = encode(&ascending(rows));
         let at = at.index(bytes.len());
         bytes[at] ^= 1u8 << bit;
@@ -59,7 +65,10 @@ proptest! {
 
     /// A block that was written with a right checksum by something else must not panic either.
     #[test]
-    fn garbage_with_a_right_checksum_never_panics(garbage in prop::collection::vec(any::<u8>(), 0..200), n in 0u8..200) {
+    fn garbage_with_a_right_checksum_never_panics(
+        garbage in prop::collection::vec(any::<u8>(), 0..200),
+        n in 0u8..200,
+    ) {
         let mut bytes = vec![0, 0, 0, 0, VERSION, n];
         bytes.extend(garbage);
         let crc = crc32c::crc32c(&bytes[4..]);

@@ -1,3 +1,5 @@
+//! Sets of offsets against a plain set.
+
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;

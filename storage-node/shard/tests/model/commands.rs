@@ -114,7 +114,8 @@ fn crc_of_piece() -> u32 {
 }
 
 pub fn step() -> impl Strategy<Value = Step> {
-    let number = prop_oneof![8 => Just(Number::Next), 2 => (0..40_u64).prop_map(Number::Again), 1 => Just(Number::Ahead)];
+    let again = (0..40_u64).prop_map(Number::Again);
+    let number = prop_oneof![8 => Just(Number::Next), 2 => again, 1 => Just(Number::Ahead)];
     let put = prop_oneof![4 => append(), 6 => item().prop_map(Put::Item)];
     let session = prop_oneof![3 => Just(0_u64), 5 => Just(7), 2 => Just(8), 1 => Just(9)];
     prop_oneof![
