@@ -5,12 +5,13 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-/// Storage nodes of Longshore.
+/// Nodes of each system.
 const NODES: u16 = 3;
 /// A part is ready within this time.
 const READY_TIME: Duration = Duration::from_secs(60);
@@ -91,6 +92,12 @@ fn script(places: &Places, folder: &str, name: &str) -> Result<PathBuf> {
 fn start_peer(system: System, places: &Places, args: &[&str], uri: &str, port: u16) -> Result<Running> {
     let (start, stop) =
         (script(places, system.name(), "start.sh")?, script(places, system.name(), "stop.sh")?);
+    for n in 0..NODES {
+        // Another broker on a node's port would be measured in its place.
+        if TcpStream::connect(("127.0.0.1", port + n)).is_ok() {
+            bail!("something listens on port {} already: stop it first", port + n);
+        }
+    }
     let status = Command::new(&start)
         .args(args)
         .env("PEERS_WORK", &places.peers_work)
@@ -101,7 +108,7 @@ fn start_peer(system: System, places: &Places, args: &[&str], uri: &str, port: u
     let mut running = Running {
         system,
         pids: Vec::new(),
-        uris: (0..3).map(|n| format!("{uri}:{}", port + n)).collect(),
+        uris: (0..NODES).map(|n| format!("{uri}:{}", port + n)).collect(),
         children: Vec::new(),
         stop_script: Some(stop),
         peers_work: places.peers_work.clone(),

@@ -19,6 +19,7 @@ const TURN_EVENTS_MAX: usize = 512;
 const QUEUE_MAX: usize = 8_192;
 
 /// An entry that the generator wants replicated.
+#[derive(Clone)]
 pub struct Proposal {
     /// Its group.
     pub group: u32,

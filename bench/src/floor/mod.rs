@@ -96,6 +96,7 @@ fn generate(args: &FloorArgs, store: &Store, pids: &[u32]) -> Result<FloorRow> {
     let mut watch = None;
     let (mut syncs, mut warm_acknowledged) = (0, 0);
     let source = vec![0x5Au8; args.body];
+    let groups = args.groups.max(1) as usize;
     loop {
         let now = clock.now_ns();
         if now >= warm && watch.is_none() {
@@ -106,16 +107,20 @@ fn generate(args: &FloorArgs, store: &Store, pids: &[u32]) -> Result<FloorRow> {
             break;
         }
         let free = u64::from(args.window) - (proposed - acknowledged);
-        let batch: Vec<Proposal> = (proposed..proposed + free)
-            .map(|n| Proposal {
-                group: (n % u64::from(args.groups.max(1))) as u32,
+        // A batch per group, as gateways send them: the leader's turn takes what has come by then.
+        let mut batches: Vec<Vec<Proposal>> = vec![Vec::new(); groups];
+        for n in proposed..proposed + free {
+            let group = (n % groups as u64) as usize;
+            if let Some(batch) = batches.get_mut(group) {
                 // A copy an entry, as a client's socket would give.
-                body: Bytes::copy_from_slice(&source),
-            })
-            .collect();
-        sent.extend(batch.iter().map(|_| now));
+                batch.push(Proposal { group: group as u32, body: Bytes::copy_from_slice(&source) });
+            }
+            sent.push_back(now);
+        }
         proposed += free;
-        store.propose(batch)?;
+        for batch in batches {
+            store.propose(batch)?;
+        }
         let committed = store.committed()?;
         let now = clock.now_ns();
         for at in sent.drain(..usize::try_from(committed - acknowledged)?) {
