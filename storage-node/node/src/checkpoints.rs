@@ -30,7 +30,7 @@ impl Host {
         let pinning = store.log().wants_checkpoint();
         let groups: Vec<ShardId> = store.groups().collect();
         for group in groups {
-            let due = everything
+            let due = (everything && self.uncheckpointed(group) > 0)
                 || self.uncheckpointed(group) >= self.config.checkpoint_bytes
                 || self.replace_checkpoint.contains(&group)
                 || (pinning.contains(&group) && self.uncheckpointed(group) > 0);

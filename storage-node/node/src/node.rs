@@ -24,6 +24,8 @@ use std::sync::Arc;
 
 /// Between two looks at everything that is only level-triggered, in milliseconds.
 const UPKEEP_MS: u64 = 250;
+/// Between two looks at the gauges, in milliseconds.
+const METRICS_MS: u64 = 1_000;
 /// Turns of consensus within one turn of the node: the second carries what the first caused.
 const ROUNDS_MAX: usize = 2;
 
@@ -66,8 +68,10 @@ pub struct Node {
     events: Vec<Event>,
     consensus: longshore_consensus::Output,
     next_upkeep: Mono,
-    /// Segments known to the record store.
+    /// Segments known to the record store, and those that it knows to be retired.
     known_segments: BTreeSet<longshore_records::SegmentId>,
+    retired_segments: BTreeSet<longshore_records::SegmentId>,
+    next_metrics: Mono,
     stopping: bool,
 }
 
@@ -81,8 +85,9 @@ impl Node {
         let book = Arc::new(SegmentBook::default());
         let existing = segment_infos(&log, &book);
         let known_segments = existing.iter().map(|segment| segment.id).collect();
-        let (records, opened) =
-            Records::open(Arc::clone(&disk), book.clone(), config.records.clone(), &existing)?;
+        let rewrite_bytes_per_run = config.rewrite_bytes_per_s * UPKEEP_MS / 1_000;
+        let records_config = longshore_records::Config { rewrite_bytes_per_run, ..config.records.clone() };
+        let (records, opened) = Records::open(Arc::clone(&disk), book.clone(), records_config, &existing)?;
         for damaged in &opened.damaged {
             tracing::error!(node = %config.node, ?damaged, "an index file is damaged; its records are fetched again");
         }
@@ -98,6 +103,8 @@ impl Node {
             consensus: longshore_consensus::Output::default(),
             next_upkeep: now,
             known_segments,
+            retired_segments: BTreeSet::new(),
+            next_metrics: now,
             stopping: false,
         };
         node.open_groups(pages.loaded, now);
@@ -481,16 +488,15 @@ impl Node {
             JobOutcome::Imported => self.host.imported(true, &mut self.events, out),
             JobOutcome::Failed(what, error) => {
                 tracing::warn!(node = %self.host.node, ?what, %error, "a job of the record store failed");
+                metrics::counter!("longshore_record_jobs_failed_total").increment(1);
                 if what == What::Import {
                     self.host.imported(false, &mut self.events, out);
                 }
             }
+            // The next job comes with the next upkeep: that is what paces rewriting.
             JobOutcome::Indexed | JobOutcome::Rewritten | JobOutcome::Removed => {}
         }
         self.host.tend_checkpoints(&mut self.store, false, out);
-        if let Some(job) = self.host.records.next_job() {
-            out.tasks.push(Task::Records(job));
-        }
         self.release_segments();
     }
 
@@ -521,11 +527,18 @@ impl Node {
             self.book.unpin(segment);
             self.store.log_mut().release(log_id(segment));
         }
-        let existing: BTreeSet<_> =
-            self.store.log().segments().into_iter().map(|info| record_id(info.id)).collect();
+        let segments = self.store.log().segments();
+        for info in segments.iter().filter(|info| info.state == SegmentState::Retired) {
+            let segment = record_id(info.id);
+            if self.known_segments.contains(&segment) && self.retired_segments.insert(segment) {
+                self.host.records.segment_retired(segment);
+            }
+        }
+        let existing: BTreeSet<_> = segments.into_iter().map(|info| record_id(info.id)).collect();
         let gone: Vec<_> = self.known_segments.difference(&existing).copied().collect();
         for segment in gone {
             self.known_segments.remove(&segment);
+            self.retired_segments.remove(&segment);
             self.book.unpin(segment);
             self.host.records.segment_removed(segment);
         }
@@ -533,10 +546,14 @@ impl Node {
 
     /// Everything that is level-triggered.
     fn upkeep(&mut self, now: Mono, out: &mut Output) {
-        self.next_upkeep = now.plus_ms(UPKEEP_MS);
         self.host.reconcile_due = false;
         self.host.form_if_due();
         self.host.reconcile(&mut self.store, now, out);
+        if now < self.next_upkeep {
+            // A change of meta, not the time: the rest is not due.
+            return;
+        }
+        self.next_upkeep = now.plus_ms(UPKEEP_MS);
         self.host.tend_checkpoints(&mut self.store, self.stopping, out);
         for (group, host) in &self.host.shards {
             let from = host.shard.oldest_pinned_index().unwrap_or(Index(host.shard.applied().0 + 1));
@@ -552,7 +569,10 @@ impl Node {
         self.host.dirty.extend(
             self.host.shards.iter().filter(|(_, host)| host.is_leader().is_some()).map(|(id, _)| *id),
         );
-        self.host.show_metrics(&self.store);
+        if now >= self.next_metrics {
+            self.next_metrics = now.plus_ms(METRICS_MS);
+            self.host.show_metrics(&self.store);
+        }
         out.again = true;
     }
 

@@ -5,7 +5,7 @@
 //! ended it, a group bootstrapped only when its shard has never had other replicas.
 
 use crate::host::Host;
-use crate::io::Output;
+use crate::io::{Output, Task};
 use longshore_consensus::{Replica, Store};
 use longshore_io::Mono;
 use longshore_proto::v1::meta_command::Command;
@@ -24,7 +24,7 @@ impl Host {
             return;
         }
         self.tell_addresses(out);
-        self.make_replicas(store, now);
+        self.make_replicas(store, now, out);
         self.tell_members(store);
         if self.meta.is_leader() {
             self.plan_repairs();
@@ -46,13 +46,14 @@ impl Host {
     }
 
     /// Groups that this node should have and has not.
-    fn make_replicas(&mut self, store: &mut Store, now: Mono) {
+    fn make_replicas(&mut self, store: &mut Store, now: Mono, out: &mut Output) {
         let open: BTreeSet<ShardId> = store.groups().collect();
         for (group, replica, learner) in self.meta.meta.shards_of(self.node) {
             if open.contains(&group) {
                 continue;
             }
-            if store.log().is_set_aside(group) || self.damaged.contains(&group) {
+            let spoiled = store.log().is_set_aside(group) || self.damaged.contains(&group);
+            if spoiled && !(learner && self.is_newer(store, group, replica)) {
                 self.ask_for_replacement(group, replica);
                 continue;
             }
@@ -68,10 +69,23 @@ impl Host {
                 continue;
             };
             match result {
-                Ok(()) => self.add_shard(group, replica),
+                Ok(()) => {
+                    if self.damaged.remove(&group)
+                        && let Ok(job) = self.pages.remove(group)
+                    {
+                        out.tasks.push(Task::Checkpoint(job));
+                    }
+                    self.add_shard(group, replica);
+                }
                 Err(error) => tracing::error!(%group, %error, "cannot make a replica"),
             }
         }
+    }
+
+    /// Whether the id was given after the one whose log or checkpoint is damaged here.
+    fn is_newer(&self, store: &Store, group: ShardId, replica: ReplicaId) -> bool {
+        let members = store.stored_membership(group).unwrap_or_default();
+        members.members().filter(|known| known.node() == self.node).all(|known| known < replica)
     }
 
     /// This node's replica is damaged: it asks to be replaced by a new one on the same node.

@@ -455,7 +455,8 @@ fn verifier(scram: longshore_auth::ScramVerifier) -> v1::ScramVerifier {
     }
 }
 
-/// A node without a replica of meta hears from the others when it shall have one.
+/// A node without a replica of meta hears from the others when it shall have one; if they still count on one that it
+/// has lost or damaged, it asks for a new one.
 async fn follow_meta_from_outside(
     config: StorageConfig,
     tls: Option<TlsIdentity>,
@@ -466,29 +467,40 @@ async fn follow_meta_from_outside(
     loop {
         for address in config.initial_nodes.iter().filter(|address| *address != config.advertised()) {
             let Ok(channel) = transport::channel(address, tls.as_ref()) else { continue };
-            if let Some(replica) = replica_of_meta(MetaClient::new(channel), node).await {
-                mailbox.report(Input::JoinMeta(replica));
-                return;
+            match replica_of_meta(MetaClient::new(channel.clone()), node).await {
+                Some(replica) if replica.learner => {
+                    mailbox.report(Input::JoinMeta(ReplicaId(replica.id)));
+                    return;
+                }
+                Some(lost) => {
+                    let replace = v1::ReplaceReplica { shard: 0, old: lost.id, node: node.0 };
+                    let command = v1::meta_command::Command::ReplaceReplica(replace);
+                    let command = v1::MetaCommand { command: Some(command), ..v1::MetaCommand::default() };
+                    // Whoever leads answers it; the others refuse, and the next address is tried.
+                    let _ = MetaClient::new(channel).submit(command).await;
+                }
+                None => {}
             }
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Follows meta at one node until it lists a replica of itself on `node`.
+/// The replica of meta on `node` as another node knows it; waits a while for one to appear.
 async fn replica_of_meta(
     mut client: MetaClient<tonic::transport::Channel>,
     node: NodeId,
-) -> Option<ReplicaId> {
+) -> Option<v1::Replica> {
+    const PATIENCE: Duration = Duration::from_secs(2);
     let (ups, up) = tokio::sync::mpsc::channel(1);
     ups.send(WatchUp { node: node.0, ..WatchUp::default() }).await.ok()?;
     let mut downs = client.watch(tokio_stream::wrappers::ReceiverStream::new(up)).await.ok()?.into_inner();
-    while let Ok(Some(down)) = downs.message().await {
+    while let Ok(Ok(Some(down))) = tokio::time::timeout(PATIENCE, downs.message()).await {
         for change in down.changes.into_iter().filter_map(|change| change.change) {
             let meta_change::Change::Shard(shard) = change else { continue };
-            let mine = shard.replicas.iter().find(|replica| replica.node == node.0 && !replica.leaving);
+            let mine = shard.replicas.into_iter().find(|replica| replica.node == node.0 && !replica.leaving);
             if let (0, Some(replica)) = (shard.id, mine) {
-                return Some(ReplicaId(replica.id));
+                return Some(replica);
             }
         }
     }
