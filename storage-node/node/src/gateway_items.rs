@@ -117,6 +117,13 @@ impl Host {
 
     fn lead_item(&mut self, turn: &mut ItemTurn<'_>, host: &mut ShardHost, item: gateway_item::Item) {
         use gateway_item::Item as I;
+        match &item {
+            I::Attach(i) => self.usage.touch(LogId(i.log), turn.now, true),
+            I::Get(i) => self.usage.touch(LogId(i.log), turn.now, false),
+            I::LogStat(i) => self.usage.touch(LogId(i.log), turn.now, false),
+            I::EnsureLog(i) => self.usage.touch(LogId(i.log), turn.now, false),
+            _ => {}
+        }
         match item {
             I::Hello(_) => {}
             I::Submit(submit) => self.submit(turn, host, submit.batch),

@@ -12,6 +12,7 @@ use crate::node::{blocked_item, form_command};
 use crate::pages;
 use crate::shard_host::{Applied, ShardHost};
 use crate::snapshots::Installing;
+use crate::usage::Usage;
 use crate::{META, NodeConfig};
 use bytes::Bytes;
 use longshore_checkpoint::PageStore;
@@ -60,6 +61,7 @@ pub(crate) struct Host {
     /// Restored machines that wait for their first checkpoint.
     pub replace_checkpoint: BTreeSet<ShardId>,
     pub reconcile_due: bool,
+    pub usage: Usage,
     /// Snapshots that were installed in this turn: their senders are answered.
     pub installed: Vec<ShardId>,
 }
@@ -99,6 +101,7 @@ impl Host {
             formation: None,
             replace_checkpoint: BTreeSet::new(),
             reconcile_due: true,
+            usage: Usage::default(),
             installed: Vec::new(),
         }
     }

@@ -17,6 +17,7 @@
 //! | `bodies` | reading, exporting, repairing records |
 //! | `checkpoints`, `snapshots` | state on disk and between nodes |
 //! | `reconcile` | bringing this node to what meta says |
+//! | `usage` | durable queues that end by themselves |
 //! | `segments` | the node log's segments for the record store |
 //! | `inspect`, `explain` | JSON for people |
 #![forbid(unsafe_code)]
@@ -36,6 +37,7 @@ mod reconcile;
 mod segments;
 mod shard_host;
 mod snapshots;
+mod usage;
 
 pub use io::{
     FetchSend, Input, LinkId, LinkItem, Output, Reply, SnapshotSend, Standing, Task, TaskDone, Ticket,

@@ -559,6 +559,7 @@ impl Node {
             let from = host.shard.oldest_pinned_index().unwrap_or(Index(host.shard.applied().0 + 1));
             self.host.records.uploads_from(*group, from);
         }
+        self.host.tend_usage(now);
         if let Some(job) = self.store.maintain() {
             out.tasks.push(Task::Log(job));
         }
