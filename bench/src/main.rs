@@ -39,6 +39,8 @@ enum Command {
     },
     /// RabbitMQ or NATS and Longshore in turn, in pairs; prints medians and ratios.
     Compare(compare::CompareArgs),
+    /// Start one system, run commands of this program against it, stop it.
+    With(compare::WithArgs),
 }
 
 fn main() -> Result<()> {
@@ -48,5 +50,6 @@ fn main() -> Result<()> {
         Command::FloorFollower(args) => floor::follower(&args),
         Command::Amqp { mode } => amqp::run(mode),
         Command::Compare(args) => compare::run(&args),
+        Command::With(args) => compare::with(&args),
     }
 }

@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// After the last confirm, deliveries are waited for as long as they keep coming, with gaps of at most this.
 const DELIVERY_GAP: Duration = Duration::from_secs(5);
+/// The same once as many have come as the broker said were waiting, which need not be exact.
+const LAST_GAP: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(10);
 
 /// What to run.
@@ -109,6 +111,8 @@ struct Running {
     producers: Vec<JoinHandle<Produced>>,
     consumers: Vec<JoinHandle<Result<()>>>,
     stop: watch::Sender<bool>,
+    /// Messages that were in the queues before.
+    waiting: u64,
 }
 
 impl Load {
@@ -121,13 +125,14 @@ impl Load {
     /// Errors: the broker cannot be reached, or refuses what comes before the load. What fails later is in the report.
     pub async fn run(&self) -> Result<Report> {
         let mut producing = Vec::new();
+        let mut waiting = 0;
         for (n, queue) in self.queues.iter().enumerate() {
             let mut connection = Connection::open(self.uri(n)?).await?;
-            connection.declare(queue, &self.arguments).await?;
+            waiting += u64::from(connection.declare(queue, &self.arguments).await?);
             connection.confirm_select().await?;
             producing.push(connection);
         }
-        let running = self.start(producing).await?;
+        let running = self.start(producing, waiting).await?;
         let report = self.measure(running).await?;
         if self.delete {
             for (n, queue) in self.queues.iter().enumerate() {
@@ -137,7 +142,7 @@ impl Load {
         Ok(report)
     }
 
-    async fn start(&self, producing: Vec<Connection>) -> Result<Running> {
+    async fn start(&self, producing: Vec<Connection>, waiting: u64) -> Result<Running> {
         let (stop, stopped) = watch::channel(false);
         let mut consuming = Vec::new();
         for _ in 0..self.consume.map_or(0, |_| self.queues.len()) {
@@ -164,7 +169,7 @@ impl Load {
                 spawn_local(Producer::new(connection, template, self.window, limits, clock, stamp).run())
             });
         let producers = producers.collect();
-        Ok(Running { shared, producers, consumers, stop })
+        Ok(Running { shared, producers, consumers, stop, waiting })
     }
 
     fn warmup(&self) -> f64 {
@@ -172,7 +177,7 @@ impl Load {
     }
 
     async fn measure(&self, running: Running) -> Result<Report> {
-        let Running { shared, producers, consumers, stop } = running;
+        let Running { shared, producers, consumers, stop, waiting } = running;
         let (from, to) = shared.measured.get();
         sleep_until(Instant::from_std(shared.clock.at(from))).await;
         let watch = Watch::start(&self.pids)?;
@@ -193,7 +198,7 @@ impl Load {
         if counted && self.produce {
             ended = shared.clock.now_ns();
         }
-        let last_delivery = self.catch_up(&shared, produced.confirmed, &consumers).await;
+        let last_delivery = self.catch_up(&shared, produced.confirmed, waiting, &consumers).await;
         if counted {
             cost = Some(watch.finish());
             delivered = shared.delivered.get() - delivered_before;
@@ -211,7 +216,13 @@ impl Load {
     }
 
     /// Waits until consumers have what was confirmed, or nothing comes any more; when the last delivery was.
-    async fn catch_up(&self, shared: &Shared, confirmed: u64, consumers: &[JoinHandle<Result<()>>]) -> u64 {
+    async fn catch_up(
+        &self,
+        shared: &Shared,
+        confirmed: u64,
+        waiting: u64,
+        consumers: &[JoinHandle<Result<()>>],
+    ) -> u64 {
         let mut last = (shared.delivered.get(), shared.clock.now_ns());
         if self.consume.is_none() {
             return last.1;
@@ -219,10 +230,9 @@ impl Load {
         loop {
             let have_all = self.produce && shared.ledger.borrow().distinct() >= confirmed;
             let all_ended = consumers.iter().all(JoinHandle::is_finished);
-            if have_all
-                || all_ended
-                || seconds_of(shared.clock.now_ns() - last.1) > DELIVERY_GAP.as_secs_f64()
-            {
+            let gap_max = if !self.produce && last.0 >= waiting { LAST_GAP } else { DELIVERY_GAP };
+            let gap = seconds_of(shared.clock.now_ns() - last.1);
+            if have_all || all_ended || gap > gap_max.as_secs_f64() {
                 return last.1;
             }
             sleep(POLL).await;

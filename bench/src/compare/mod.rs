@@ -11,18 +11,21 @@
 //! | `drivers` | one timed run by our driver, PerfTest or natsbench |
 //! | `rounds` | alternation, probes, repetition |
 //! | `table` | raw rows, medians, ratios |
+//! | `with` | one system, and commands of our own choice against it |
 
 mod cases;
 mod drivers;
 mod rounds;
 mod systems;
 mod table;
+mod with;
 
 use anyhow::{Result, bail};
 use cases::Case;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
-use systems::{Places, System};
+use systems::System;
+pub use with::{WithArgs, run as with};
 
 /// Whom Longshore is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -39,24 +42,8 @@ pub struct CompareArgs {
     /// Whom to compare with.
     #[arg(long, value_enum, default_value = "rabbitmq")]
     peer: Peer,
-    /// The folder of scripts that start peers; default: `PEERS_DIR`, else `../shared/peers`.
-    #[arg(long)]
-    peers_dir: Option<PathBuf>,
-    /// Where those scripts install and keep data; default: `PEERS_WORK`, else `/tmp/peers` (their own default).
-    #[arg(long)]
-    peers_work: Option<PathBuf>,
-    /// The release binary.
-    #[arg(long, default_value = "target/release/longshore")]
-    longshore: PathBuf,
-    /// A setting for storage nodes and gateway, as `longshore --set`; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    settings: Vec<String>,
-    /// First of the ports that Longshore gets; five are used.
-    #[arg(long, default_value_t = 17_400)]
-    port_base: u16,
-    /// Data of Longshore, and the file of the probe: on the disk that the peers use, too.
-    #[arg(long, default_value = "target/bench")]
-    dir: PathBuf,
+    #[command(flatten)]
+    places: systems::PlaceArgs,
     /// Where the raw rows go.
     #[arg(long, default_value = "bench/results")]
     results_dir: PathBuf,
@@ -84,22 +71,6 @@ pub struct CompareArgs {
 }
 
 impl CompareArgs {
-    fn places(&self) -> Places {
-        let chosen = |flag: &Option<PathBuf>, variable: &str, default: &str| {
-            flag.clone()
-                .or_else(|| std::env::var_os(variable).map(PathBuf::from))
-                .unwrap_or_else(|| default.into())
-        };
-        Places {
-            peers_dir: chosen(&self.peers_dir, "PEERS_DIR", "../shared/peers"),
-            peers_work: chosen(&self.peers_work, "PEERS_WORK", "/tmp/peers"),
-            longshore: self.longshore.clone(),
-            settings: self.settings.clone(),
-            port_base: self.port_base,
-            dir: self.dir.clone(),
-        }
-    }
-
     fn cases(&self) -> Vec<Case> {
         let all = cases::all(self.perftest && self.peer == Peer::Rabbitmq);
         all.into_iter()
@@ -116,12 +87,7 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     if cases.is_empty() {
         bail!("no row is called so; the rows: {}", labels(&cases::all(true)));
     }
-    if !args.longshore.is_file() {
-        bail!(
-            "{} does not exist: cargo build --release -p longshore, or --longshore",
-            args.longshore.display()
-        );
-    }
+    let places = args.places.places()?;
     let peer = match args.peer {
         Peer::Rabbitmq => System::RabbitMq,
         Peer::Nats => System::Nats,
@@ -130,7 +96,7 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     let plan = rounds::Plan {
         cases,
         peer,
-        places: args.places(),
+        places,
         pairs: args.pairs,
         extra_rounds: args.extra_rounds,
         secs: args.secs,

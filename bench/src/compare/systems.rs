@@ -2,6 +2,7 @@
 //! its binary. Whatever was started is stopped when its value goes, and only that.
 
 use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -20,14 +21,65 @@ const STOP_TIME: Duration = Duration::from_secs(12);
 const PASSWORD: &str = "guest";
 
 /// Something that can be started and measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum System {
     /// Three clustered nodes.
+    #[value(name = "rabbitmq")]
     RabbitMq,
     /// Three servers, synced always.
     Nats,
     /// Three storage nodes and a gateway.
     Longshore,
+}
+
+/// Flags that say where programs and data are.
+#[derive(Debug, Args)]
+pub struct PlaceArgs {
+    /// The folder of scripts that start peers; default: `PEERS_DIR`, else `../shared/peers`.
+    #[arg(long)]
+    peers_dir: Option<PathBuf>,
+    /// Where those scripts install and keep data; default: `PEERS_WORK`, else `/tmp/peers` (their own default).
+    #[arg(long)]
+    peers_work: Option<PathBuf>,
+    /// The release binary.
+    #[arg(long, default_value = "target/release/longshore")]
+    longshore: PathBuf,
+    /// A setting for storage nodes and gateway, as `longshore --set`; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// First of the ports that Longshore gets; five are used.
+    #[arg(long, default_value_t = 17_400)]
+    port_base: u16,
+    /// Data of Longshore, and the file of the probe: on the disk that the peers use, too.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+}
+
+impl PlaceArgs {
+    /// The places, by flag, variable or default.
+    ///
+    /// Errors: there is no release binary.
+    pub fn places(&self) -> Result<Places> {
+        if !self.longshore.is_file() {
+            bail!(
+                "{} does not exist: cargo build --release -p longshore, or --longshore",
+                self.longshore.display()
+            );
+        }
+        let chosen = |flag: &Option<PathBuf>, variable: &str, default: &str| {
+            flag.clone()
+                .or_else(|| std::env::var_os(variable).map(PathBuf::from))
+                .unwrap_or_else(|| default.into())
+        };
+        Ok(Places {
+            peers_dir: chosen(&self.peers_dir, "PEERS_DIR", "../shared/peers"),
+            peers_work: chosen(&self.peers_work, "PEERS_WORK", "/tmp/peers"),
+            longshore: self.longshore.clone(),
+            settings: self.settings.clone(),
+            port_base: self.port_base,
+            dir: self.dir.clone(),
+        })
+    }
 }
 
 /// Where programs and data are.
@@ -77,7 +129,7 @@ impl System {
         match self {
             System::RabbitMq => start_peer(self, places, &["3"], "amqp://guest:guest@127.0.0.1", 5_681),
             System::Nats => start_peer(self, places, &["3", "always"], "nats://127.0.0.1", 14_221),
-            System::Longshore => start_longshore(places),
+            System::Longshore => start_longshore(places, Data::Empty),
         }
         .with_context(|| format!("cannot start {}", self.name()))
     }
@@ -153,9 +205,16 @@ fn peer_pids(system: System, places: &Places) -> Result<Vec<u32>> {
     }
 }
 
-fn start_longshore(places: &Places) -> Result<Running> {
+/// What a start finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Data {
+    Empty,
+    Kept,
+}
+
+fn start_longshore(places: &Places, found: Data) -> Result<Running> {
     let data = places.dir.join("longshore");
-    if data.exists() {
+    if found == Data::Empty && data.exists() {
         fs::remove_dir_all(&data).with_context(|| format!("cannot empty {}", data.display()))?;
     }
     fs::create_dir_all(&data)?;
@@ -195,6 +254,20 @@ fn start_longshore(places: &Places) -> Result<Running> {
 }
 
 impl Running {
+    /// Stops Longshore and starts it again with its data; the new processes, and the time from the start of the first
+    /// to `ready` of the last.
+    ///
+    /// Errors: the system is not Longshore; a part is not ready in time.
+    pub fn restart(self, places: &Places) -> Result<(Running, Duration)> {
+        if self.system != System::Longshore {
+            bail!("only Longshore can be restarted with its data here");
+        }
+        drop(self);
+        let began = Instant::now();
+        let running = start_longshore(places, Data::Kept).context("cannot start longshore again")?;
+        Ok((running, began.elapsed()))
+    }
+
     fn spawn(
         &mut self,
         places: &Places,
