@@ -1,0 +1,223 @@
+//! Three storage nodes and some gateways, each a process of its own; and everything in one process.
+
+use super::process::{Process, free_port, free_ports};
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// The ports of `longshore dev` before its `--port-offset`, seen from the lowest: AMQPS, AMQP, storage x3, management.
+const DEV_PORTS: [u16; 6] = [5_671, 5_672, 7_400, 7_401, 7_402, 15_672];
+
+/// Storage nodes and gateways on loopback. Nodes and gateways are named by their place in the list.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: PathBuf,
+    settings: Vec<String>,
+    node_ports: Vec<u16>,
+    gateway_ports: Vec<(u16, u16)>,
+    nodes: Vec<Option<Process>>,
+    gateways: Vec<Option<Process>>,
+}
+
+fn set(key: &str, value: impl std::fmt::Display) -> [String; 2] {
+    ["--set".to_owned(), format!("{key}={value}")]
+}
+
+impl Cluster {
+    /// Three nodes and `gateways` gateways, ready. `settings` (`key=value`) are given to every node.
+    pub async fn start(dir: &Path, gateways: usize, settings: &[&str]) -> Result<Cluster> {
+        let mut cluster = Cluster::prepare(dir, gateways, settings)?;
+        for n in 0..3 {
+            cluster.spawn_node(n)?;
+        }
+        for n in 0..3 {
+            cluster.node_ready(n).await?;
+        }
+        for n in 0..gateways {
+            cluster.start_gateway(n).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Ports and names; nothing runs yet.
+    pub fn prepare(dir: &Path, gateways: usize, settings: &[&str]) -> Result<Cluster> {
+        let node_ports = (0..3).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
+        let gateway_ports =
+            (0..gateways).map(|_| Ok((free_port()?, free_port()?))).collect::<Result<Vec<_>>>()?;
+        Ok(Cluster {
+            dir: dir.to_owned(),
+            settings: settings.iter().map(|setting| (*setting).to_owned()).collect(),
+            nodes: node_ports.iter().map(|_| None).collect(),
+            gateways: gateway_ports.iter().map(|_| None).collect(),
+            node_ports,
+            gateway_ports,
+        })
+    }
+
+    /// `127.0.0.1:PORT` of a node's gRPC listener.
+    pub fn node_address(&self, n: usize) -> String {
+        format!("127.0.0.1:{}", self.node_ports[n])
+    }
+
+    /// Where a node keeps its data.
+    pub fn data_dir(&self, n: usize) -> PathBuf {
+        self.dir.join(format!("node{n}"))
+    }
+
+    /// The AMQP addresses of all gateways, running or not.
+    pub fn amqp(&self) -> Vec<String> {
+        self.gateway_ports.iter().map(|(amqp, _)| format!("127.0.0.1:{amqp}")).collect()
+    }
+
+    /// The management address of a gateway.
+    pub fn management(&self, n: usize) -> String {
+        format!("http://127.0.0.1:{}", self.gateway_ports[n].1)
+    }
+
+    /// The command line of a node, after the binary's name.
+    pub fn node_args(&self, n: usize) -> Vec<String> {
+        let addresses: Vec<String> = (0..3).map(|n| format!("\"{}\"", self.node_address(n))).collect();
+        let mut args = vec!["storage-node".to_owned()];
+        args.extend(set("storage.data_dir", self.data_dir(n).display()));
+        args.extend(set("storage.listen", self.node_address(n)));
+        args.extend(set("storage.initial_nodes", format!("[{}]", addresses.join(","))));
+        args.extend(set("storage.administrator", "guest"));
+        args.extend(set("storage.administrator_password", "guest"));
+        args.extend(self.settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]));
+        args
+    }
+
+    fn gateway_args(&self, n: usize) -> Vec<String> {
+        let addresses: Vec<String> = (0..3).map(|n| format!("\"{}\"", self.node_address(n))).collect();
+        let mut args = vec!["gateway".to_owned()];
+        args.extend(set("gateway.storage_nodes", format!("[{}]", addresses.join(","))));
+        args.extend(set("gateway.amqp.listen", &self.amqp()[n]));
+        args.extend(set("gateway.http.listen", format!("127.0.0.1:{}", self.gateway_ports[n].1)));
+        args
+    }
+
+    /// Starts a node without waiting.
+    pub fn spawn_node(&mut self, n: usize) -> Result<()> {
+        self.nodes[n] = Some(Process::spawn(&self.dir, &format!("node{n}"), &self.node_args(n))?);
+        Ok(())
+    }
+
+    /// Puts a process that was started otherwise in a node's place.
+    pub fn adopt_node(&mut self, n: usize, process: Process) {
+        self.nodes[n] = Some(process);
+    }
+
+    /// Waits for a node's `ready`.
+    pub async fn node_ready(&mut self, n: usize) -> Result<()> {
+        self.nodes[n].as_mut().context("the node does not run")?.ready().await
+    }
+
+    /// Starts a node and waits.
+    pub async fn start_node(&mut self, n: usize) -> Result<()> {
+        self.spawn_node(n)?;
+        self.node_ready(n).await
+    }
+
+    /// Starts a gateway and waits.
+    pub async fn start_gateway(&mut self, n: usize) -> Result<()> {
+        let args = self.gateway_args(n);
+        self.gateways[n] = Some(Process::start(&self.dir, &format!("gateway{n}"), &args).await?);
+        Ok(())
+    }
+
+    /// kill -9 of a node.
+    pub fn kill_node(&mut self, n: usize) -> Result<()> {
+        self.nodes[n].take().context("the node does not run")?.kill()
+    }
+
+    /// kill -9 of a gateway.
+    pub fn kill_gateway(&mut self, n: usize) -> Result<()> {
+        self.gateways[n].take().context("the gateway does not run")?.kill()
+    }
+
+    /// kill -9 of everything at once: the signals leave before the first end is awaited.
+    pub fn kill_all(&mut self) -> Result<()> {
+        let all: Vec<Process> =
+            self.nodes.iter_mut().chain(&mut self.gateways).filter_map(Option::take).collect();
+        for process in &all {
+            process.signal("KILL")?;
+        }
+        Ok(())
+    }
+
+    /// A running node.
+    pub fn node(&self, n: usize) -> Result<&Process> {
+        self.nodes[n].as_ref().context("the node does not run")
+    }
+
+    /// A running gateway.
+    pub fn gateway(&self, n: usize) -> Result<&Process> {
+        self.gateways[n].as_ref().context("the gateway does not run")
+    }
+
+    /// Fails if a process that should run has ended by itself.
+    pub fn check_alive(&mut self) -> Result<()> {
+        let all = self.nodes.iter_mut().chain(&mut self.gateways).flatten();
+        for process in all {
+            anyhow::ensure!(process.runs(), "{process:?} ended by itself");
+        }
+        Ok(())
+    }
+
+    /// Bytes that a node's data directory takes on disk.
+    pub fn disk_bytes(&self, n: usize) -> u64 {
+        disk_bytes(&self.data_dir(n))
+    }
+}
+
+fn disk_bytes(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => disk_bytes(&entry.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
+
+/// `longshore dev`.
+#[derive(Debug)]
+pub struct Dev {
+    dir: PathBuf,
+    offset: u16,
+    process: Option<Process>,
+}
+
+impl Dev {
+    /// Starts it with its data in `dir/data` and waits.
+    pub async fn start(dir: &Path) -> Result<Dev> {
+        let lowest = DEV_PORTS[0];
+        let base = free_ports(&DEV_PORTS.map(|port| port - lowest))?;
+        let mut dev = Dev { dir: dir.to_owned(), offset: base - lowest, process: None };
+        dev.restart().await?;
+        Ok(dev)
+    }
+
+    /// Starts it again on the same data.
+    pub async fn restart(&mut self) -> Result<()> {
+        let data = self.dir.join("data").display().to_string();
+        let args = ["dev", "--data-dir", &data, "--port-offset", &self.offset.to_string()].map(str::to_owned);
+        self.process = Some(Process::start(&self.dir, "dev", &args).await?);
+        Ok(())
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("dev does not run")?.kill()
+    }
+
+    /// Its AMQP address.
+    pub fn amqp(&self) -> String {
+        format!("127.0.0.1:{}", 5_672 + self.offset)
+    }
+
+    /// Its management address.
+    pub fn management(&self) -> String {
+        format!("http://127.0.0.1:{}", 15_672 + self.offset)
+    }
+}

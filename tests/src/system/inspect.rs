@@ -1,0 +1,126 @@
+//! What storage nodes say of themselves, over the Admin service; and leader transfer.
+
+use super::cluster::Cluster;
+use super::until;
+use anyhow::{Context, Result, bail};
+use longshore_proto::v1::admin_client::AdminClient;
+use longshore_proto::v1::{InspectRequest, TransferLeaderRequest};
+use serde_json::Value;
+use std::time::Duration;
+
+/// An answer that does not come is none.
+const CALL_TIME: Duration = Duration::from_secs(3);
+
+/// One shard as one of its replicas sees it.
+#[derive(Clone, Debug)]
+pub struct ShardView {
+    /// Its number; 0 is meta.
+    pub shard: u32,
+    /// The node that answered.
+    pub node: u32,
+    /// Whether that node leads.
+    pub leads: bool,
+    /// The nodes of its voters.
+    pub voters: Vec<u32>,
+    /// The nodes of its learners.
+    pub learners: Vec<u32>,
+    /// How far it has applied.
+    pub applied: u64,
+}
+
+async fn ask(address: &str, what: &str) -> Result<Value> {
+    let channel = longshore_proto::transport::channel(address, None)?;
+    let request = InspectRequest { what: what.to_owned(), ..InspectRequest::default() };
+    let mut client = AdminClient::new(channel);
+    let reply = tokio::time::timeout(CALL_TIME, client.inspect(request)).await??;
+    Ok(serde_json::from_str(&reply.into_inner().json)?)
+}
+
+fn number(value: &Value, key: &str) -> u64 {
+    value.get(key).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn nodes_of(value: &Value, key: &str) -> Vec<u32> {
+    let ids = value.get(key).and_then(Value::as_array).into_iter().flatten();
+    ids.filter_map(Value::as_u64).map(|replica| (replica >> 16) as u32).collect()
+}
+
+/// The id of the node at `address`.
+pub async fn node_id(address: &str) -> Result<u32> {
+    Ok(number(&ask(address, "node").await?, "node") as u32)
+}
+
+/// All shards of the node at `address`, meta included.
+pub async fn shards(address: &str) -> Result<Vec<ShardView>> {
+    let answer = ask(address, "shards").await?;
+    let list = answer.as_array().context("a list of shards")?.iter().map(|shard| ShardView {
+        shard: number(shard, "shard") as u32,
+        node: number(shard, "node") as u32,
+        leads: shard.get("role").and_then(Value::as_str) == Some("leader"),
+        voters: nodes_of(shard, "voters"),
+        learners: nodes_of(shard, "learners"),
+        applied: number(shard, "applied"),
+    });
+    Ok(list.collect())
+}
+
+/// The place in the cluster's list of the node that leads a shard; waits for one.
+pub async fn leader(cluster: &Cluster, shard: u32) -> Result<usize> {
+    until(&format!("a leader of shard {shard}"), Duration::from_secs(20), async || {
+        for n in 0..3 {
+            let Ok(list) = shards(&cluster.node_address(n)).await else { continue };
+            if list.iter().any(|view| view.shard == shard && view.leads) {
+                return Ok(Some(n));
+            }
+        }
+        Ok(None)
+    })
+    .await
+}
+
+/// Waits until every shard's leader shows three voters on the three nodes that run now, and no learner.
+pub async fn wait_for_three_voters(cluster: &Cluster, limit: Duration) -> Result<()> {
+    until("three voters of every shard", limit, async || {
+        let (mut ids, mut led) = (Vec::new(), Vec::new());
+        for n in 0..3 {
+            let address = cluster.node_address(n);
+            ids.push(node_id(&address).await?);
+            led.extend(shards(&address).await?.into_iter().filter(|view| view.leads));
+        }
+        ids.sort_unstable();
+        led.sort_by_key(|view| view.shard);
+        led.dedup_by_key(|view| view.shard);
+        if led.len() < 7 {
+            bail!("only {} of 7 shards have a leader", led.len());
+        }
+        for view in &led {
+            let mut voters = view.voters.clone();
+            voters.sort_unstable();
+            if voters != ids || !view.learners.is_empty() {
+                bail!("shard {}: voters {voters:?}, learners {:?}, nodes {ids:?}", view.shard, view.learners);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// Moves a shard's leadership to the node at place `to` and waits until it leads.
+pub async fn transfer(cluster: &Cluster, shard: u32, to: usize) -> Result<()> {
+    let node = node_id(&cluster.node_address(to)).await?;
+    until(&format!("shard {shard} to be led by node {node}"), Duration::from_secs(20), async || {
+        let from = leader(cluster, shard).await?;
+        if from == to {
+            return Ok(Some(()));
+        }
+        let channel = longshore_proto::transport::channel(&cluster.node_address(from), None)?;
+        let reply = AdminClient::new(channel).transfer_leader(TransferLeaderRequest { shard, node }).await?;
+        let reply = reply.into_inner();
+        if !reply.started {
+            bail!("{}", reply.message);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok(None)
+    })
+    .await
+}

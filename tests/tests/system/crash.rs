@@ -1,0 +1,160 @@
+//! Processes killed and stopped under a publisher with confirms and a consumer: no confirmed message is lost, writes
+//! go on while a majority lives, and nothing is confirmed while none does.
+
+use anyhow::{Result, ensure};
+use longshore_tests::system::cluster::Cluster;
+use longshore_tests::system::load::Load;
+use longshore_tests::system::{full_size, inspect, run};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(180);
+/// Writes must go on within 3 s; on a busy machine of the CI the test grants more.
+const GOES_ON: Duration = Duration::from_secs(10);
+/// After everything was down: the start of the processes and their elections.
+const COMES_BACK: Duration = Duration::from_secs(40);
+/// Confirms between two faults.
+const BETWEEN: usize = 500;
+
+fn pause() -> Duration {
+    Duration::from_secs(if full_size() { 20 } else { 6 })
+}
+
+/// The shard of a queue, by the listing of gateway 0.
+async fn shard_of(cluster: &Cluster, queue: &str) -> Result<u32> {
+    let queue = longshore_tests::system::admin::queue(&cluster.management(0), queue).await?;
+    Ok(queue["shard"].as_u64().unwrap_or(0) as u32)
+}
+
+#[test]
+fn fault_follower_killed_and_restarted() -> Result<()> {
+    run("follower", LIMIT, async |dir| {
+        let mut cluster = Cluster::start(dir, 1, &[]).await?;
+        let load = Load::start(cluster.amqp(), "q").await?;
+        let leader = inspect::leader(&cluster, shard_of(&cluster, "q").await?).await?;
+        let follower = (leader + 1) % 3;
+        cluster.kill_node(follower)?;
+        println!("writes went on after {:?}", load.goes_on(GOES_ON).await?);
+        load.confirms(BETWEEN, GOES_ON).await?;
+        cluster.start_node(follower).await?;
+        load.confirms(BETWEEN, GOES_ON).await?;
+        // The restarted follower counts again: with the other follower gone it is the majority.
+        cluster.kill_node((leader + 2) % 3)?;
+        println!("writes went on after {:?}", load.goes_on(GOES_ON).await?);
+        cluster.start_node((leader + 2) % 3).await?;
+        load.finish().await
+    })
+}
+
+#[test]
+fn fault_leader_killed_and_restarted() -> Result<()> {
+    run("leader", LIMIT, async |dir| {
+        let mut cluster = Cluster::start(dir, 1, &[]).await?;
+        let load = Load::start(cluster.amqp(), "q").await?;
+        let shard = shard_of(&cluster, "q").await?;
+        for _ in 0..2 {
+            let leader = inspect::leader(&cluster, shard).await?;
+            cluster.kill_node(leader)?;
+            println!("writes went on after {:?}", load.goes_on(GOES_ON).await?);
+            cluster.start_node(leader).await?;
+            load.confirms(BETWEEN, GOES_ON).await?;
+        }
+        load.finish().await
+    })
+}
+
+#[test]
+fn fault_gateway_killed_client_goes_to_another() -> Result<()> {
+    run("gateway", LIMIT, async |dir| {
+        let mut cluster = Cluster::start(dir, 2, &[]).await?;
+        let load = Load::start(cluster.amqp(), "q").await?;
+        for n in [0, 1] {
+            cluster.kill_gateway(n)?;
+            println!("writes went on after {:?}", load.goes_on(GOES_ON).await?);
+            load.confirms(BETWEEN, GOES_ON).await?;
+            cluster.start_gateway(n).await?;
+        }
+        load.finish().await
+    })
+}
+
+#[test]
+fn fault_all_killed_at_once() -> Result<()> {
+    run("all", LIMIT, async |dir| {
+        let mut cluster = Cluster::start(dir, 2, &[]).await?;
+        let load = Load::start(cluster.amqp(), "q").await?;
+        for _ in 0..2 {
+            load.confirms(BETWEEN, GOES_ON).await?;
+            cluster.kill_all()?;
+            for n in 0..3 {
+                cluster.spawn_node(n)?;
+            }
+            for n in 0..3 {
+                cluster.node_ready(n).await?;
+            }
+            for n in 0..2 {
+                cluster.start_gateway(n).await?;
+            }
+            println!("writes went on after {:?}", load.goes_on(COMES_BACK).await?);
+        }
+        load.finish().await
+    })
+}
+
+#[test]
+fn fault_nothing_is_confirmed_without_a_majority() -> Result<()> {
+    run("majority", LIMIT, async |dir| {
+        let mut cluster = Cluster::start(dir, 1, &[]).await?;
+        let load = Load::start(cluster.amqp(), "q").await?;
+        for down in [[0, 1], [1, 2]] {
+            for n in down {
+                cluster.kill_node(n)?;
+            }
+            let lost = Instant::now();
+            while lost.elapsed() < pause() {
+                ensure!(
+                    !load.confirmed_since(lost),
+                    "a message that was sent without a majority was confirmed"
+                );
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            for n in down {
+                cluster.spawn_node(n)?;
+            }
+            for n in down {
+                cluster.node_ready(n).await?;
+            }
+            println!("writes went on after {:?}", load.goes_on(COMES_BACK).await?);
+            load.confirms(BETWEEN, GOES_ON).await?;
+        }
+        load.finish().await
+    })
+}
+
+#[test]
+fn fault_each_process_paused_for_a_while() -> Result<()> {
+    run("paused", LIMIT * 2, async |dir| {
+        let cluster = Cluster::start(dir, 2, &[]).await?;
+        let load = Load::start(cluster.amqp(), "q").await?;
+        let shard = shard_of(&cluster, "q").await?;
+        let leader = inspect::leader(&cluster, shard).await?;
+        for n in [leader, (leader + 1) % 3, (leader + 2) % 3] {
+            let node = cluster.node(n)?;
+            node.signal("STOP")?;
+            let stopped = Instant::now();
+            println!("node {n} stopped: writes went on after {:?}", load.goes_on(GOES_ON).await?);
+            tokio::time::sleep(pause().saturating_sub(stopped.elapsed())).await;
+            node.signal("CONT")?;
+            println!("node {n} goes on: writes after {:?}", load.goes_on(GOES_ON).await?);
+            load.confirms(BETWEEN, GOES_ON).await?;
+        }
+        for n in [0, 1] {
+            let gateway = cluster.gateway(n)?;
+            gateway.signal("STOP")?;
+            println!("gateway {n} stopped: writes went on after {:?}", load.goes_on(GOES_ON * 2).await?);
+            tokio::time::sleep(pause()).await;
+            gateway.signal("CONT")?;
+            load.confirms(BETWEEN, GOES_ON * 2).await?;
+        }
+        load.finish().await
+    })
+}

@@ -1,0 +1,129 @@
+//! Deliveries across a change of leader, and replies across gateways.
+
+use anyhow::{Context, Result, ensure};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Connection};
+use longshore_tests::system::client::{connect, consume, declare, fill, next, number_of, persistent};
+use longshore_tests::system::cluster::Cluster;
+use longshore_tests::system::{admin, full_size, inspect, run, until};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+const UNACKED: u64 = 1_000;
+/// Clients that ask at the same time.
+const REQUESTERS: usize = 4;
+
+#[test]
+fn fault_leader_transfer_delivers_no_unacked_message_again() -> Result<()> {
+    run("transfer", Duration::from_secs(120), async |dir| {
+        let cluster = Cluster::start(dir, 1, &[]).await?;
+        fill(&cluster.amqp(), "q", 0..UNACKED, 256).await?;
+        let connection = connect(&cluster.amqp()).await?;
+        let (channel, mut consumer) = consume(&connection, "q", 2_000).await?;
+        let (mut tags, mut seen) = (Vec::new(), BTreeSet::new());
+        for _ in 0..UNACKED {
+            let delivery = next(&mut consumer).await?;
+            ensure!(!delivery.redelivered && seen.insert(number_of(&delivery.data)?), "delivered twice");
+            tags.push(delivery.delivery_tag);
+        }
+        let listed = admin::queue(&cluster.management(0), "q").await?;
+        let shard = listed["shard"].as_u64().context("the queue's shard")? as u32;
+        let leader = inspect::leader(&cluster, shard).await?;
+        let mut published = UNACKED;
+        for to in [(leader + 1) % 3, (leader + 2) % 3] {
+            inspect::transfer(&cluster, shard, to).await?;
+            // What is published now comes, and nothing else does.
+            fill(&cluster.amqp(), "q", published..published + 100, 256).await?;
+            for _ in 0..100 {
+                let delivery = next(&mut consumer).await?;
+                let number = number_of(&delivery.data)?;
+                ensure!(number >= published && seen.insert(number), "message {number} was delivered again");
+                tags.push(delivery.delivery_tag);
+            }
+            published += 100;
+        }
+        for tag in tags {
+            channel.basic_ack(tag, BasicAckOptions::default()).await?;
+        }
+        until("all acks to be taken", Duration::from_secs(20), async || {
+            let listed = admin::queue(&cluster.management(0), "q").await?;
+            if listed["messages"] == 0 { Ok(Some(())) } else { anyhow::bail!("{listed}") }
+        })
+        .await
+    })
+}
+
+/// Answers every request with its own body, for ever.
+async fn serve(connection: &Connection) -> Result<()> {
+    let channel = connection.create_channel().await?;
+    declare(&channel, "rpc").await?;
+    let (channel, mut consumer) = consume(connection, "rpc", 100).await?;
+    loop {
+        // Silence is no error here: the requesters decide when it is over.
+        let Ok(request) = next(&mut consumer).await else { return Ok(()) };
+        let reply_to = request.properties.reply_to().clone().context("a request without reply_to")?;
+        let sent = channel.basic_publish(
+            "".into(),
+            reply_to,
+            BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() },
+            &request.data,
+            BasicProperties::default(),
+        );
+        sent.await?.await?;
+        channel.basic_ack(request.delivery_tag, BasicAckOptions::default()).await?;
+    }
+}
+
+/// One round: a fresh exclusive queue with the server's name, one request, its reply.
+async fn round(connection: &Connection, number: u64) -> Result<()> {
+    let channel = connection.create_channel().await?;
+    let exclusive = QueueDeclareOptions::exclusive();
+    let queue = channel.queue_declare("".into(), exclusive, FieldTable::default()).await?;
+    let no_ack = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+    let mut replies =
+        channel.basic_consume(queue.name().clone(), "".into(), no_ack, FieldTable::default()).await?;
+    let body = longshore_tests::system::client::body(number, 100);
+    let properties = persistent().with_reply_to(queue.name().clone());
+    channel
+        .basic_publish("".into(), "rpc".into(), BasicPublishOptions::default(), &body, properties)
+        .await?
+        .await?;
+    let reply = next(&mut replies).await.with_context(|| format!("round {number}: the reply is lost"))?;
+    ensure!(number_of(&reply.data)? == number, "round {number} got another's reply");
+    channel.queue_delete(queue.name().clone(), Default::default()).await?;
+    channel.close(200, "done".into()).await?;
+    Ok(())
+}
+
+#[test]
+fn handover_replies_over_two_gateways_are_never_lost() -> Result<()> {
+    let rounds: u64 = if full_size() { 10_000 } else { 1_000 };
+    run("replies", Duration::from_secs(if full_size() { 900 } else { 150 }), async |dir| {
+        let cluster = Cluster::start(dir, 2, &[]).await?;
+        let addresses = cluster.amqp();
+        let server = connect(&addresses[1..]).await?;
+        let channel = server.create_channel().await?;
+        declare(&channel, "rpc").await?;
+        let serving = tokio::spawn(async move { serve(&server).await });
+        let start = Instant::now();
+        let requesters: Vec<_> = (0..REQUESTERS)
+            .map(|first| {
+                let address = addresses[..1].to_vec();
+                tokio::spawn(async move {
+                    let connection = connect(&address).await?;
+                    for number in (0..rounds).skip(first).step_by(REQUESTERS) {
+                        round(&connection, number).await?;
+                    }
+                    anyhow::Ok(())
+                })
+            })
+            .collect();
+        for requester in requesters {
+            requester.await??;
+        }
+        println!("{rounds} rounds in {:?}", start.elapsed());
+        serving.abort();
+        Ok(())
+    })
+}
