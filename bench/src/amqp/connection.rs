@@ -32,6 +32,8 @@ pub struct Connection {
     pub input: BytesMut,
     /// Largest frame agreed, overhead included, in bytes.
     pub frame_bytes_max: usize,
+    /// Product and version, as the broker says them.
+    pub server: String,
     out: OutBuffer,
 }
 
@@ -55,10 +57,14 @@ impl Connection {
             stream,
             input: BytesMut::new(),
             frame_bytes_max: FRAME_BYTES_MAX as usize,
+            server: String::new(),
             out: OutBuffer::new(),
         };
         connection.write_all(&PROTOCOL_HEADER).await?;
-        let Method::ConnectionStart(_) = connection.answer().await? else { bail!("no connection.start") };
+        let Method::ConnectionStart(start) = connection.answer().await? else { bail!("no connection.start") };
+        let told =
+            ["product", "version"].map(|name| start.server_properties.get(name).and_then(|v| v.as_str()));
+        connection.server = told.map(|text| text.unwrap_or("?")).join(" ");
         let capabilities = TableBuilder::new()
             .put("publisher_confirms", Value::Bool(true))
             .put("basic.nack", Value::Bool(true))

@@ -247,6 +247,11 @@ pub fn on_one_thread<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
+/// Product and version of a broker, as it says them.
+pub async fn server_name(uri: &Uri) -> Result<String> {
+    Ok(connection::Connection::open(uri).await?.server)
+}
+
 /// Deletes queues with what is in them.
 pub async fn delete(uri: &Uri, queues: &[String]) -> Result<()> {
     let mut connection = connection::Connection::open(uri).await?;

@@ -105,7 +105,8 @@ pub fn run(args: &CompareArgs) -> Result<()> {
     };
     let pairs = rounds::run(&plan, &mut file)?;
     print!("{}", table::markdown(&pairs, peer.name(), args.pairs));
-    println!("\nraw rows: {}", file.path().display());
+    println!("\nVersions: {}", file.versions());
+    println!("raw rows: {}", file.path().display());
     Ok(())
 }
 

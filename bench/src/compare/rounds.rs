@@ -94,8 +94,8 @@ pub fn run(plan: &Plan, file: &mut RawFile) -> Result<BTreeMap<Case, Vec<Pair>>>
         let longshore_first = round % 2 == 0;
         let first = if longshore_first { System::Longshore } else { plan.peer };
         let second = if longshore_first { plan.peer } else { System::Longshore };
-        let one = all_rows(first, &wanting, plan)?;
-        let other = all_rows(second, &wanting, plan)?;
+        let one = all_rows(first, &wanting, plan, file)?;
+        let other = all_rows(second, &wanting, plan, file)?;
         for ((case, one), other) in wanting.iter().zip(one).zip(other) {
             let (peer, longshore) = if longshore_first { (other, one) } else { (one, other) };
             let pair = Pair { round, peer, longshore };
@@ -113,8 +113,9 @@ fn wants_more(pairs: &BTreeMap<Case, Vec<Pair>>, case: &Case, wanted: usize) -> 
 }
 
 /// Starts a system, runs the rows, stops it. The probe after a run is the one before the next.
-fn all_rows(system: System, cases: &[Case], plan: &Plan) -> Result<Vec<Run>> {
+fn all_rows(system: System, cases: &[Case], plan: &Plan, file: &mut RawFile) -> Result<Vec<Run>> {
     let running = system.start(&plan.places)?;
+    file.name(system, &running.version(&plan.places)?)?;
     let mut probe_before_ms = probe_ms(plan)?;
     let mut runs = Vec::new();
     for case in cases {

@@ -1,6 +1,7 @@
 //! Starting and stopping what is compared: the peers by the scripts of their folder, Longshore as four processes of
 //! its binary. Whatever was started is stopped when its value goes, and only that.
 
+use crate::amqp;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use rustix::process::{Pid, Signal, kill_process};
@@ -254,6 +255,21 @@ fn start_longshore(places: &Places, found: Data) -> Result<Running> {
 }
 
 impl Running {
+    /// Product and version: RabbitMQ says its own to clients, the others to who asks their binary.
+    pub fn version(&self, places: &Places) -> Result<String> {
+        let binary = match self.system {
+            System::RabbitMq => {
+                let uri = self.uris.first().context("no address")?.parse()?;
+                return amqp::on_one_thread(amqp::server_name(&uri));
+            }
+            System::Nats => places.peers_work.join("bin/nats-server"),
+            System::Longshore => places.longshore.clone(),
+        };
+        let output = Command::new(&binary).arg("--version").output();
+        let output = output.with_context(|| format!("cannot run {}", binary.display()))?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
     /// Stops Longshore and starts it again with its data; the new processes, and the time from the start of the first
     /// to `ready` of the last.
     ///

@@ -6,6 +6,7 @@
 use super::cases::Case;
 use super::drivers::Measured;
 use super::rounds::{Pair, Run};
+use super::systems::System;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,6 +23,7 @@ const COLUMNS: &str = "round\tsystem\trow\tsteady\tprobe before ms\tprobe after 
 pub struct RawFile {
     file: File,
     path: PathBuf,
+    versions: BTreeMap<&'static str, String>,
 }
 
 impl RawFile {
@@ -39,12 +41,25 @@ impl RawFile {
         writeln!(file, "# {date} {time} UTC  longshore-bench {}", command.join(" "))?;
         writeln!(file, "# {}", machine())?;
         writeln!(file, "{COLUMNS}")?;
-        Ok(RawFile { file, path })
+        Ok(RawFile { file, path, versions: BTreeMap::new() })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Says once which version of a system was measured.
+    pub fn name(&mut self, system: System, version: &str) -> Result<()> {
+        if self.versions.insert(system.name(), version.to_owned()).is_none() {
+            writeln!(self.file, "# {}: {version}", system.name())?;
+        }
+        Ok(())
+    }
+
+    /// The versions of all systems that ran.
+    pub fn versions(&self) -> String {
+        self.versions.values().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
 
     /// Writes the two runs of a pair.
