@@ -2,6 +2,7 @@
 //!
 //! `tests/clients/table.txt` names the assertions. A suite prints `ok NAME` or `not ok NAME reason` per assertion; one that
 //! is missing fails like one that went wrong. What a suite needs is installed from its registry into the build folder.
+//! The suites of `tests/clients/extras` are other people's programs; each names what it checks in a file `expected.txt`.
 
 use crate::run;
 use anyhow::{Context, Result, bail};
@@ -11,26 +12,45 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A client suite: its folder, the program that must exist, and how it is set up and run.
+/// A client suite: its folder below `tests/clients`, and the programs that must exist.
+/// The folder's `run.sh` installs it when called with `setup WORK`, and prints the assertions when called with `run WORK URI`.
 struct Suite {
     name: &'static str,
     needs: &'static [&'static str],
-    /// A script beside the suite; gets the work folder, and prints the assertions when called with `run URI`.
-    script: &'static str,
 }
 
-const SUITES: [Suite; 5] = [
-    Suite { name: "python", needs: &["python3"], script: "run.sh" },
-    Suite { name: "go", needs: &["go"], script: "run.sh" },
-    Suite { name: "node", needs: &["node", "npm"], script: "run.sh" },
-    Suite { name: "java", needs: &["java", "mvn"], script: "run.sh" },
-    Suite { name: "rust", needs: &["cargo"], script: "run.sh" },
+const SUITES: [Suite; 8] = [
+    Suite { name: "python", needs: &["python3"] },
+    Suite { name: "go", needs: &["go"] },
+    Suite { name: "node", needs: &["node", "npm"] },
+    Suite { name: "java", needs: &["java", "javac", "mvn"] },
+    Suite { name: "rust", needs: &["cargo"] },
+    Suite { name: "extras/perftest", needs: &["java", "mvn"] },
+    Suite { name: "extras/celery", needs: &["python3"] },
+    Suite { name: "extras/amqp091-go-tests", needs: &["go"] },
 ];
+
+impl Suite {
+    fn dir(&self) -> PathBuf {
+        run::root().join("tests/clients").join(self.name)
+    }
+
+    /// The assertions it must pass: those of its `expected.txt` if it has one, else the common table.
+    fn assertions(&self) -> Result<BTreeSet<String>> {
+        let own = self.dir().join("expected.txt");
+        let path = if own.exists() { own } else { run::root().join("tests/clients/table.txt") };
+        let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+        let names = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.split_whitespace().next());
+        Ok(names.map(str::to_owned).collect())
+    }
+}
 
 /// Runs the suites named, or all, against a `longshore dev` of their own.
 pub fn run(names: &[&str]) -> Result<()> {
     run::step("release build", "cargo", &["build", "--release", "--quiet", "-p", "longshore"], &[])?;
-    let table = table()?;
     let mut ran = 0;
     for suite in SUITES.iter().filter(|suite| names.is_empty() || names.contains(&suite.name)) {
         let missing: Vec<_> = suite.needs.iter().filter(|program| !run::has(program)).collect();
@@ -41,27 +61,20 @@ pub fn run(names: &[&str]) -> Result<()> {
             println!("== client suite {}: SKIPPED, {missing:?} not installed", suite.name);
             continue;
         }
-        run_suite(suite, &table)?;
-        ran += table.len();
+        ran += run_suite(suite)?;
     }
     println!("{ran} passed, 0 failed");
     Ok(())
 }
 
-fn table() -> Result<BTreeSet<String>> {
-    let path = run::root().join("tests/clients/table.txt");
-    let text = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
-    let names =
-        text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_whitespace().next());
-    Ok(names.map(str::to_owned).collect())
-}
-
-fn run_suite(suite: &Suite, table: &BTreeSet<String>) -> Result<()> {
+/// Runs a suite against a broker of its own; answers how many assertions passed.
+fn run_suite(suite: &Suite) -> Result<usize> {
     println!("== client suite {}", suite.name);
-    let dir = run::root().join("tests/clients").join(suite.name);
+    let table = suite.assertions()?;
+    let dir = suite.dir();
     let work = run::target_dir().join("clients").join(suite.name);
     fs::create_dir_all(&work)?;
-    let script = dir.join(suite.script);
+    let script = dir.join("run.sh");
     let status = Command::new("bash").arg(&script).arg("setup").arg(&work).current_dir(&dir).status()?;
     if !status.success() {
         bail!(
@@ -97,7 +110,7 @@ fn run_suite(suite: &Suite, table: &BTreeSet<String>) -> Result<()> {
         );
     }
     println!("   {} assertions", passed.len());
-    Ok(())
+    Ok(table.len())
 }
 
 /// A `longshore dev` on free ports with a fresh data directory, ended when dropped.

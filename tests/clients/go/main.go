@@ -493,7 +493,13 @@ func missingVhost(*scene) {
 }
 
 // report runs a test in a scene of its own and prints its line; it answers whether the test passed.
+// A test that hangs ends the suite: the client has no deadline for most of its calls.
 func report(name string, run func(s *scene)) (passed bool) {
+	limit := time.AfterFunc(testLimit, func() {
+		fmt.Println("not ok", name, "did not end in time; the tests after it were not run")
+		os.Exit(1)
+	})
+	defer limit.Stop()
 	defer func() {
 		if failure := recover(); failure != nil {
 			fmt.Println("not ok", name, strings.ReplaceAll(fmt.Sprint(failure), "\n", " "))

@@ -16,9 +16,11 @@ import (
 )
 
 // patience is how long something that must come may take; idle is how long we look for what must not come.
+// A test that takes longer than testLimit has failed.
 const (
-	patience = 10 * time.Second
-	idle     = 300 * time.Millisecond
+	patience  = 10 * time.Second
+	idle      = 300 * time.Millisecond
+	testLimit = 60 * time.Second
 )
 
 var uri = os.Args[len(os.Args)-1]

@@ -48,6 +48,7 @@ final class Scene implements AutoCloseable {
         ConnectionFactory factory = new ConnectionFactory();
         factory.setUri(uri);
         factory.setAutomaticRecoveryEnabled(false);
+        factory.setChannelRpcTimeout((int) PATIENCE_MS);
         return factory.newConnection();
     }
 
