@@ -67,7 +67,7 @@ pub enum Command {
         name: String,
         /// Its password.
         #[arg(env = "LONGSHORE_NEW_PASSWORD", hide_env_values = true)]
-        password: String,
+        new_password: String,
         /// May administer.
         #[arg(long)]
         administrator: bool,
@@ -156,8 +156,8 @@ impl Command {
                 target.change("DELETE", &format!("vhosts/{}", encode(&name)), None)
             }
             Command::Users(target) => target.show("users"),
-            Command::AddUser { name, password, administrator, target } => {
-                let body = json!({"password": password, "administrator": administrator});
+            Command::AddUser { name, new_password, administrator, target } => {
+                let body = json!({"password": new_password, "administrator": administrator});
                 target.change("PUT", &format!("users/{}", encode(&name)), Some(body))
             }
             Command::DeleteUser { name, target } => {

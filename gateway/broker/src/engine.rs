@@ -270,6 +270,9 @@ impl Engine {
         if leader.term != 0 && shard.set_leader(Term(leader.term), node, outbox) {
             self.recover_transients(shard.id);
         }
+        if let Some((_, node)) = shard.leader().0 {
+            self.requests.leader_changed(shard.id, node);
+        }
         if leader.request != 0 {
             self.requests.again(leader.request);
             if let Some(ticket) = self.transients.not_leader(leader.request) {

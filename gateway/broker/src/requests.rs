@@ -41,6 +41,7 @@ pub(crate) struct GetFor {
 
 #[derive(Debug)]
 struct Pending {
+    shard: ShardId,
     node: NodeId,
     get: Option<GetFor>,
     answer: oneshot::Sender<Reply>,
@@ -64,9 +65,15 @@ impl Requests {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn expect(&self, request: u64, node: NodeId, get: Option<GetFor>) -> oneshot::Receiver<Reply> {
+    fn expect(
+        &self,
+        request: u64,
+        shard: ShardId,
+        node: NodeId,
+        get: Option<GetFor>,
+    ) -> oneshot::Receiver<Reply> {
         let (answer, receiver) = oneshot::channel();
-        self.lock().pending.insert(request, Pending { node, get, answer });
+        self.lock().pending.insert(request, Pending { shard, node, get, answer });
         receiver
     }
 
@@ -105,9 +112,18 @@ impl Requests {
 
     /// The stream to a node died with what was asked on it.
     pub fn link_down(&self, node: NodeId) {
+        self.ask_again(|pending| pending.node == node);
+    }
+
+    /// The shard is led by `node` now: what another node was asked, it may have forgotten.
+    pub fn leader_changed(&self, shard: ShardId, node: NodeId) {
+        self.ask_again(|pending| pending.shard == shard && pending.node != node);
+    }
+
+    fn ask_again(&self, whom: impl Fn(&Pending) -> bool) {
         let lost: Vec<Pending> = {
             let mut inner = self.lock();
-            inner.pending.extract_if(|_, pending| pending.node == node).map(|(_, pending)| pending).collect()
+            inner.pending.extract_if(|_, pending| whom(pending)).map(|(_, pending)| pending).collect()
         };
         for pending in lost {
             let _ = pending.answer.send(Reply::Again);
@@ -138,7 +154,7 @@ impl Engine {
                 continue;
             };
             let request = self.next_id();
-            let answer = self.requests.expect(request, node, get);
+            let answer = self.requests.expect(request, shard.id, node, get);
             outbox.push(item(make(request)));
             match tokio::time::timeout_at(deadline, answer).await {
                 Ok(Ok(Reply::Again)) => tokio::time::sleep(AGAIN_AFTER).await,

@@ -233,9 +233,7 @@ impl Host {
         // Without a majority's clocks nothing can be stamped: that is over with the first heartbeats.
         let stamp = turn.store.stamp(host.id, turn.now).ok_or(ProposeError::Busy)?;
         let context = EntryContext { stamp }.encode();
-        for own in host.take_proposals() {
-            turn.store.propose(host.id, context.clone(), own)?;
-        }
+        host.propose_own(turn.store, &context)?;
         turn.store.propose(host.id, context, data)
     }
 

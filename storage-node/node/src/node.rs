@@ -340,14 +340,10 @@ impl Node {
             return false;
         }
         let context = EntryContext { stamp: log_time }.encode();
-        let mut proposed = false;
-        for batch in host.take_proposals() {
-            match self.store.propose(shard, context.clone(), batch) {
-                Ok(()) => proposed = true,
-                Err(error) => tracing::debug!(%shard, %error, "the leader's own command was not taken"),
-            }
-        }
-        proposed
+        host.propose_own(&mut self.store, &context).unwrap_or_else(|error| {
+            tracing::debug!(%shard, %error, "the leader's own commands wait");
+            false
+        })
     }
 
     fn delivered(&mut self, shard: ShardId, action: Delivered, out: &mut Output) {

@@ -5,7 +5,7 @@
 
 use crate::links::Links;
 use bytes::Bytes;
-use longshore_consensus::{Membership, Role};
+use longshore_consensus::{Membership, ProposeError, Role, Store};
 use longshore_delivery::{Action, Actions, Delivery};
 use longshore_io::Mono;
 use longshore_proto::v1::{self, batch_outcome, node_item};
@@ -17,7 +17,7 @@ use longshore_wire::{
     BATCH_BYTES_MAX, BatchNo, INTERNAL_SESSION, Index, LogId, LogTime, NodeId, OffsetRange, SessionId,
     ShardId, Term,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 /// What an apply left for the record store.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub(crate) struct ShardHost {
     pub dropping: BTreeSet<LogId>,
     /// What the leader itself wants replicated.
     pub proposals: Vec<Item>,
+    /// What consensus could not take yet (leadership is being handed over, or too much waits for commits).
+    unproposed: VecDeque<Bytes>,
     effects: Effects,
     pub actions: Actions,
     /// Something changed that delivery may act on.
@@ -70,6 +72,7 @@ impl ShardHost {
             making: BTreeSet::new(),
             dropping: BTreeSet::new(),
             proposals: Vec::new(),
+            unproposed: VecDeque::new(),
             effects: Effects::default(),
             actions: Vec::new(),
             dirty: false,
@@ -178,6 +181,7 @@ impl ShardHost {
         self.making.clear();
         self.dropping.clear();
         self.proposals.clear();
+        self.unproposed.clear();
         self.dirty = true;
         let leader = self.leader_item(0);
         for link in links.all().collect::<Vec<_>>() {
@@ -194,21 +198,27 @@ impl ShardHost {
         node_item::Item::Leader(v1::Leader { shard: self.id.0, term: term.0, node, request })
     }
 
-    /// The batches of the leader's own commands, each within its bound.
-    pub fn take_proposals(&mut self) -> Vec<Bytes> {
-        let mut batches = Vec::new();
+    /// Proposes the leader's own commands, each batch within its bound. What is not taken stays for the next try.
+    /// Returns whether anything was proposed.
+    pub fn propose_own(&mut self, store: &mut Store, context: &Bytes) -> Result<bool, ProposeError> {
         let mut builder = BatchBuilder::new(INTERNAL_SESSION);
         for item in self.proposals.drain(..) {
             builder.push(&item);
             if builder.bytes() >= BATCH_BYTES_MAX / 4 {
                 let full = std::mem::replace(&mut builder, BatchBuilder::new(INTERNAL_SESSION));
-                batches.push(full.finish(BatchNo(0)));
+                self.unproposed.push_back(full.finish(BatchNo(0)));
             }
         }
         if !builder.is_empty() {
-            batches.push(builder.finish(BatchNo(0)));
+            self.unproposed.push_back(builder.finish(BatchNo(0)));
         }
-        batches
+        let mut proposed = false;
+        while let Some(batch) = self.unproposed.front() {
+            store.propose(self.id, context.clone(), batch.clone())?;
+            self.unproposed.pop_front();
+            proposed = true;
+        }
+        Ok(proposed)
     }
 
     /// Messages that are not settled, over all logs.
