@@ -9,7 +9,7 @@ use crate::{META, NodeConfig, inspect};
 use bytes::Bytes;
 use longshore_checkpoint::{Loaded, PageStore};
 use longshore_consensus::{Action, Event, ProposeError, Role, Store};
-use longshore_delivery::Action as Delivered;
+use longshore_delivery::{Action as Delivered, Refused};
 use longshore_io::{Disk, Mono, WallMs};
 use longshore_log::{LogError, LogWriter, NodeLog, SegmentState};
 use longshore_meta::Meta;
@@ -376,6 +376,8 @@ impl Node {
                 let attached = v1::Attached { shard: shard.0, consumer: to.consumer, term: term.0, refused };
                 self.host.links.send_to_session(to.session, node_item::Item::Attached(attached));
             }
+            // The next leader's name makes the gateway bring its transient queues and consumers there.
+            Delivered::Cancelled { reason: Refused::NotLeader, .. } => {}
             Delivered::Cancelled { to, reason } => {
                 let reason = crate::gateway_items::refused(reason).into();
                 let cancelled = v1::Cancelled { shard: shard.0, consumer: to.consumer, reason };

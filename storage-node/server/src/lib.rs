@@ -59,7 +59,7 @@ use store_thread::{MonoClock, StoreThread};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 /// Why a storage node could not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
@@ -308,7 +308,7 @@ impl Main {
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         tokio::select! {
-            served = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), until) => {
+            served = server.serve_with_incoming_shutdown(incoming(listener), until) => {
                 served.map_err(|error| StartError::Failed(error.to_string()))
             }
             why = &mut threads => Err(StartError::Failed(why.unwrap_or_else(|_| "its threads ended".to_owned()))),
@@ -328,7 +328,7 @@ impl Main {
         let std_listener = duplicate(listener).map_err(failed)?;
         let listener = TcpListener::from_std(std_listener).map_err(failed)?;
         Ok(tokio::spawn(async move {
-            if let Err(error) = server.serve_with_incoming(TcpListenerStream::new(listener)).await {
+            if let Err(error) = server.serve_with_incoming(incoming(listener)).await {
                 tracing::warn!(%error, address = %waker, "cannot answer who this node is");
             }
         }))
@@ -416,6 +416,11 @@ impl Main {
             .map_err(StartError::Thread)?;
         Ok(end)
     }
+}
+
+/// What a listener accepts, without Nagle's delay: a server's own setting does not reach streams that it is given.
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 /// A second handle of a listening socket.
