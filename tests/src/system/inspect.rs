@@ -28,7 +28,8 @@ pub struct ShardView {
     pub applied: u64,
 }
 
-async fn ask(address: &str, what: &str) -> Result<Value> {
+/// Asks the node at `address` about itself: `node` or `shards`.
+pub async fn ask(address: &str, what: &str) -> Result<Value> {
     let channel = longshore_proto::transport::channel(address, None)?;
     let request = InspectRequest { what: what.to_owned(), ..InspectRequest::default() };
     let mut client = AdminClient::new(channel);
@@ -101,6 +102,27 @@ pub async fn wait_for_three_voters(cluster: &Cluster, limit: Duration) -> Result
             }
         }
         Ok(Some(()))
+    })
+    .await
+}
+
+/// Waits until the leaders are spread: shard s is led by the (s mod 3)th node. From then on no leadership moves by
+/// itself while all nodes live, and transient queues stay.
+pub async fn wait_for_spread_leaders(cluster: &Cluster) -> Result<()> {
+    until("the leaders to be spread", Duration::from_secs(60), async || {
+        let (mut ids, mut led) = (Vec::new(), Vec::new());
+        for n in 0..3 {
+            let address = cluster.node_address(n);
+            ids.push(node_id(&address).await?);
+            led.extend(shards(&address).await?.into_iter().filter(|view| view.leads));
+        }
+        ids.sort_unstable();
+        let at_home = led.iter().filter(|view| view.node == ids[view.shard as usize % ids.len()]).count();
+        if at_home == 7 && led.len() == 7 {
+            Ok(Some(()))
+        } else {
+            bail!("{at_home} of {} are at home", led.len())
+        }
     })
     .await
 }

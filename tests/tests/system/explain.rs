@@ -4,10 +4,10 @@
 //! `no_such_log` (they last for a moment only; the delivery crate's own tests make them).
 
 use anyhow::{Result, bail, ensure};
-use lapin::options::{BasicConsumeOptions, BasicGetOptions, QueueDeclareOptions};
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use longshore_tests::system::admin::admin;
-use longshore_tests::system::client::{connect, consume, declare, fill, next};
+use longshore_tests::system::client::{connect, consume, declare, fill, next, persistent};
 use longshore_tests::system::cluster::{Cluster, Dev};
 use longshore_tests::system::{inspect, run, until};
 use serde_json::Value;
@@ -99,13 +99,16 @@ fn explain_single_active_consumer() -> Result<()> {
         let mut arguments = FieldTable::default();
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
         channel.queue_declare("sac".into(), QueueDeclareOptions::durable(), arguments).await?;
-        // A consumer that is dropped is cancelled.
-        let mut consumers = Vec::new();
-        for tag in ["first", "second"] {
-            let options = BasicConsumeOptions::default();
-            consumers
-                .push(channel.basic_consume("sac".into(), tag.into(), options, FieldTable::default()).await?);
+        // The one that is served has its prefetch used up; the other could take more, and may not.
+        let (_first, mut active) = consume(&connection, "sac", 1).await?;
+        let _second = consume(&connection, "sac", 10).await?;
+        for _ in 0..2 {
+            channel
+                .basic_publish("".into(), "sac".into(), Default::default(), b"text", persistent())
+                .await?
+                .await?;
         }
+        next(&mut active).await?;
         let reason = explained_by(&dev.management(), "sac", "single_active").await?;
         ensure!(reason["standing_by"] == 1, "{reason}");
         Ok(())

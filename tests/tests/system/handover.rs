@@ -89,7 +89,10 @@ async fn round(connection: &Connection, number: u64) -> Result<()> {
         .basic_publish("".into(), "rpc".into(), BasicPublishOptions::default(), &body, properties)
         .await?
         .await?;
-    let reply = next(&mut replies).await.with_context(|| format!("round {number}: the reply is lost"))?;
+    let reply = next(&mut replies).await.with_context(|| {
+        let (channel, connection) = (channel.status().connected(), connection.status().connected());
+        format!("round {number}: the reply is lost; channel open: {channel}, connection open: {connection}")
+    })?;
     ensure!(number_of(&reply.data)? == number, "round {number} got another's reply");
     channel.queue_delete(queue.name().clone(), Default::default()).await?;
     channel.close(200, "done".into()).await?;
@@ -101,6 +104,8 @@ fn handover_replies_over_two_gateways_are_never_lost() -> Result<()> {
     let rounds: u64 = if full_size() { 10_000 } else { 1_000 };
     run("replies", Duration::from_secs(if full_size() { 900 } else { 150 }), async |dir| {
         let cluster = Cluster::start(dir, 2, &[]).await?;
+        // Transient queues live with their shard's leader: one that moves may lose them.
+        inspect::wait_for_spread_leaders(&cluster).await?;
         let addresses = cluster.amqp();
         let server = connect(&addresses[1..]).await?;
         let channel = server.create_channel().await?;
