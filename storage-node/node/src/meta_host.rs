@@ -4,6 +4,7 @@
 //! Called by the turn only.
 
 use crate::io::{Output, Reply, Ticket, WatchId};
+use crate::shard_host::ENTRY_BYTES;
 use bytes::Bytes;
 use longshore_consensus::{Membership, Role};
 use longshore_io::Mono;
@@ -153,7 +154,7 @@ impl MetaHost {
     ) {
         let stamp = EntryContext::decode(context.clone()).unwrap_or_default();
         let applied = self.meta.apply(index, term, &stamp, data);
-        self.uncheckpointed_bytes += (context.len() + data.len()) as u64;
+        self.uncheckpointed_bytes += ENTRY_BYTES + (context.len() + data.len()) as u64;
         if let Some(leases) = &mut self.leases {
             note_sessions(leases, &applied.changes, now);
         }

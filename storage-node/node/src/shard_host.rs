@@ -19,6 +19,10 @@ use longshore_wire::{
 };
 use std::collections::{BTreeSet, VecDeque};
 
+/// What an entry counts towards the next checkpoint besides its data, in bytes. Never 0: an empty entry (each new
+/// leader begins with one) pins its segment like any other, and an idle group must be checkpointed for its sake.
+pub(crate) const ENTRY_BYTES: u64 = 64;
+
 /// What an apply left for the record store.
 #[derive(Debug)]
 pub(crate) struct Applied {
@@ -100,7 +104,7 @@ impl ShardHost {
         let stamp = EntryContext::decode(context.clone()).unwrap_or_default();
         self.effects.clear();
         self.shard.apply(index, term, &stamp, data, &mut self.effects);
-        self.uncheckpointed_bytes += (context.len() + data.len()) as u64;
+        self.uncheckpointed_bytes += ENTRY_BYTES + (context.len() + data.len()) as u64;
         if self.is_leader().is_some() {
             self.tell_delivery(now);
             self.answer(links);
