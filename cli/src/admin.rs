@@ -183,7 +183,7 @@ fn health(url: &str) -> Result<()> {
     let mut response = agent.get(url).call().with_context(|| format!("cannot reach {url}"))?;
     let text = response.body_mut().read_to_string()?;
     if !response.status().is_success() {
-        bail!("{}", text.trim());
+        bail!("{}: {}", response.status(), text.trim());
     }
     println!("{}", text.trim());
     Ok(())
