@@ -66,7 +66,7 @@ impl Config {
     /// Values that no part could work with.
     fn check(&self) -> Result<()> {
         let engine = &self.storage.engine;
-        require((1..=1_024).contains(&self.storage.shards), "storage.shards", "1 to 1024")?;
+        require((1..=256).contains(&self.storage.shards), "storage.shards", "1 to 256")?;
         require(
             (1 << 20..=1 << 32).contains(&engine.segment_bytes),
             "storage.engine.segment_bytes",

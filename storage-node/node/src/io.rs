@@ -154,7 +154,7 @@ impl Task {
 #[derive(Debug)]
 pub enum Reply {
     /// To [`Input::Meta`].
-    Meta(v1::MetaReply),
+    Meta(Box<v1::MetaReply>),
     /// To [`Input::Fetch`].
     Fetched(v1::FetchReply),
     /// To [`Input::Inspect`]: a JSON text.

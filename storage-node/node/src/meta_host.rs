@@ -15,6 +15,7 @@ use longshore_wire::context::EntryContext;
 use longshore_wire::{Index, Revision, SessionId, Term};
 use prost::Message;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Changes in one message to a follower.
 const CHANGES_PER_MESSAGE: usize = 2_000;
@@ -109,7 +110,7 @@ impl MetaHost {
         out: &mut Output,
     ) -> Option<Bytes> {
         if !self.is_leader() {
-            out.replies.push((ticket, Reply::Meta(self.refusal())));
+            out.replies.push((ticket, Reply::Meta(Box::new(self.refusal()))));
             return None;
         }
         if let Some(Command::Barrier(barrier)) = &command.command {
@@ -117,7 +118,7 @@ impl MetaHost {
             return None;
         }
         if self.calls.len() >= CALLS_MAX {
-            out.replies.push((ticket, Reply::Meta(unavailable("too many commands wait"))));
+            out.replies.push((ticket, Reply::Meta(Box::new(unavailable("too many commands wait")))));
             return None;
         }
         let number = self.next_call;
@@ -131,7 +132,8 @@ impl MetaHost {
     pub fn call_failed(&mut self, data: &Bytes, out: &mut Output) {
         let number = MetaCommand::decode(data.clone()).map_or(0, |command| command.ticket);
         if let Some((ticket, _)) = self.calls.remove(&number) {
-            out.replies.push((ticket, Reply::Meta(unavailable("too much is being proposed, try again"))));
+            out.replies
+                .push((ticket, Reply::Meta(Box::new(unavailable("too much is being proposed, try again")))));
         }
     }
 
@@ -161,7 +163,7 @@ impl MetaHost {
         if self.role == (Role::Leader { term }) && !data.is_empty() {
             let number = MetaCommand::decode(data.clone()).map_or(0, |command| command.ticket);
             if let Some((ticket, _)) = self.calls.remove(&number) {
-                out.push((ticket, Reply::Meta(applied.reply)));
+                out.push((ticket, Reply::Meta(Box::new(applied.reply))));
             }
         }
         self.changed |= !applied.changes.is_empty();
@@ -181,7 +183,7 @@ impl MetaHost {
             let refusal = self.refusal();
             let calls = std::mem::take(&mut self.calls).into_values().map(|(ticket, _)| ticket);
             let barriers = std::mem::take(&mut self.barriers).into_values();
-            out.extend(calls.chain(barriers).map(|ticket| (ticket, Reply::Meta(refusal.clone()))));
+            out.extend(calls.chain(barriers).map(|ticket| (ticket, Reply::Meta(Box::new(refusal.clone())))));
         }
         self.wanted.clear();
         self.changed = true;
@@ -195,9 +197,8 @@ impl MetaHost {
             self.watchers.remove(&watch);
             return out.watch.push((watch, down));
         }
-        if !self.watchers.contains_key(&watch) {
-            let watcher = Watcher { session, sent: Revision(up.applied), heard: 0, answered: 0 };
-            self.watchers.insert(watch, watcher);
+        if let Entry::Vacant(vacant) = self.watchers.entry(watch) {
+            vacant.insert(Watcher { session, sent: Revision(up.applied), heard: 0, answered: 0 });
             if up.applied == 0 || self.meta.changes_since(Revision(up.applied)).is_err() {
                 self.send_whole(watch, out);
             } else {
@@ -314,7 +315,7 @@ impl MetaHost {
             } else {
                 MetaReply { revision: self.meta.revision().0, ..MetaReply::default() }
             };
-            out.replies.push((ticket, Reply::Meta(reply)));
+            out.replies.push((ticket, Reply::Meta(Box::new(reply))));
         }
     }
 
@@ -324,7 +325,7 @@ impl MetaHost {
                 return;
             }
             let (ticket, _) = entry.remove();
-            out.replies.push((ticket, Reply::Meta(unavailable("no majority answered in time"))));
+            out.replies.push((ticket, Reply::Meta(Box::new(unavailable("no majority answered in time")))));
         }
     }
 

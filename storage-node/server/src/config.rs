@@ -54,7 +54,7 @@ pub struct StorageConfig {
     pub zone: String,
     /// Health and metrics over HTTP, `host:port`; empty: none.
     pub http_listen: String,
-    /// Shards of a new cluster, 1 to 1,024.
+    /// Shards of a new cluster, 1 to 256.
     pub shards: u32,
     /// The first administrator, when the cluster is formed.
     pub administrator: String,

@@ -135,7 +135,7 @@ impl Meta for Service {
         let command = request.into_inner();
         let bytes = 1_024;
         match self.0.call(|ticket| Input::Meta { ticket, command }, bytes).await? {
-            Reply::Meta(reply) => Ok(Response::new(reply)),
+            Reply::Meta(reply) => Ok(Response::new(*reply)),
             _ => Err(Status::internal("an answer of another kind")),
         }
     }
