@@ -98,6 +98,8 @@ pub enum Action {
     Attached {
         /// Who.
         to: ConsumerKey,
+        /// Which of its attaches.
+        attempt: u64,
         /// Whether the consumer exists now.
         result: Result<(), Refused>,
     },

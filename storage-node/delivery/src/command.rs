@@ -81,6 +81,8 @@ pub struct Attach {
     /// What it holds already: *every* delivery whose settlement has no outcome yet. What this term handed to it and
     /// is not listed counts as lost on the way and is delivered again.
     pub held: Vec<Held>,
+    /// Counts this consumer's attaches; comes back in [`crate::Action::Attached`].
+    pub attempt: u64,
 }
 
 /// Counts of a queue.

@@ -106,9 +106,9 @@ impl Delivery {
     /// Makes a consumer; answered by [`Action::Attached`] in the next turn. One of the same key is replaced. Transient
     /// queues and settlement cursors refuse what they do not have: [`Refused::UnknownLog`].
     pub fn attach(&mut self, now: Mono, attach: Attach, shard: &impl View) {
-        let to = attach.key;
+        let (to, attempt) = (attach.key, attach.attempt);
         let result = self.try_attach(now, attach, shard);
-        self.core.outbox.push(Action::Attached { to, result });
+        self.core.outbox.push(Action::Attached { to, attempt, result });
     }
 
     fn try_attach(&mut self, now: Mono, attach: Attach, shard: &impl View) -> Result<(), Refused> {

@@ -240,9 +240,13 @@ impl Host {
     fn attach(&mut self, turn: &ItemTurn<'_>, host: &mut ShardHost, attach: v1::Attach) {
         let id = queue(attach.log, attach.cursor);
         if !id.log.is_transient() && !self.ensure_session(turn, host) {
-            let refused = Some(v1::Refused::Busy.into());
-            let attached =
-                v1::Attached { shard: host.id.0, consumer: attach.consumer, term: turn.term.0, refused };
+            let attached = v1::Attached {
+                shard: host.id.0,
+                consumer: attach.consumer,
+                term: turn.term.0,
+                refused: Some(v1::Refused::Busy.into()),
+                attempt: attach.attempt,
+            };
             return self.links.send(turn.link, node_item::Item::Attached(attached));
         }
         let attach = Attach {
@@ -256,6 +260,7 @@ impl Host {
             credit_bytes: attach.credit_bytes,
             lease_ms: None,
             held: held(&attach.held),
+            attempt: attach.attempt,
         };
         host.delivery.attach(turn.now, attach, &host.shard);
     }
@@ -286,7 +291,13 @@ impl Host {
             };
             return self.links.send(turn.link, result);
         }
-        match host.delivery.purge_item(queue(purge.log, purge.cursor), &host.shard) {
+        let queue = queue(purge.log, purge.cursor);
+        let counts = host.delivery.stat(queue, &host.shard);
+        match host.delivery.purge_item(queue, &host.shard) {
+            // Nothing would be purged, and no event would tell so.
+            Some(_) if counts.is_some_and(|counts| counts.ready + counts.delayed == 0) => {
+                self.links.send(turn.link, answer(purge.request, answer::Result::Done(0)));
+            }
             Some(item) => {
                 host.proposals.push(item);
                 self.waiting_for_purge.entry((host.id, log)).or_default().push((turn.link, purge.request));

@@ -371,9 +371,10 @@ impl Node {
                 }
             },
             Delivered::Took { .. } => {}
-            Delivered::Attached { to, result } => {
+            Delivered::Attached { to, attempt, result } => {
                 let refused = result.err().map(|why| crate::gateway_items::refused(why).into());
-                let attached = v1::Attached { shard: shard.0, consumer: to.consumer, term: term.0, refused };
+                let (shard, consumer, term) = (shard.0, to.consumer, term.0);
+                let attached = v1::Attached { shard, consumer, term, refused, attempt };
                 self.host.links.send_to_session(to.session, node_item::Item::Attached(attached));
             }
             // The next leader's name makes the gateway bring its transient queues and consumers there.

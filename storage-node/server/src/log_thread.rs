@@ -9,7 +9,7 @@ use longshore_consensus::{Event, Held};
 use longshore_log::{LogError, LogWriter, WriteRequest};
 use longshore_node::Input;
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// After a write that found no room, this long until the next try.
@@ -38,11 +38,8 @@ pub(crate) fn run(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
-        loop {
-            match writes.try_recv() {
-                Ok(write) => take(write, &mut requests, &mut held),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok(write) = writes.try_recv() {
+            take(write, &mut requests, &mut held);
         }
         metrics::histogram!("longshore_log_batch_requests").record(requests.len() as f64);
         metrics::histogram!("longshore_log_batch_bytes")

@@ -261,10 +261,9 @@ impl Shard {
     ) -> Result<u64, Refusal> {
         let state = self.logs.change(log)?.cursor_mut(cursor)?;
         let (count, released) = state.purge(end, leased, entry.now);
-        if count > 0 {
-            out.release(log, released);
-            out.events.push(Event::Purged { log, cursor, end, count });
-        }
+        out.release(log, released);
+        // Also when nothing was left to purge: somebody waits for the answer.
+        out.events.push(Event::Purged { log, cursor, end, count });
         Ok(count)
     }
 

@@ -30,6 +30,7 @@ fn world() -> World {
             credit_bytes: u64::MAX,
             lease_ms: None,
             held: vec![],
+            attempt: 1,
         };
         world.delivery.attach(world.now, attach, &world.shard);
         let delivered = world.pump().into_iter().filter(|action| matches!(action, Action::Deliver { .. }));

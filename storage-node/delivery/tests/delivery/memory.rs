@@ -143,6 +143,7 @@ impl Model {
             credit_bytes: u64::MAX,
             lease_ms: None,
             held: vec![],
+            attempt: 1,
         };
         self.attached.insert(who);
         self.out.retain(|_, to| *to != key(who));

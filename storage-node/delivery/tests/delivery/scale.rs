@@ -22,6 +22,7 @@ fn attach(consumer: u64, log: LogId, credit: u64) -> Attach {
         credit_bytes: u64::MAX,
         lease_ms: None,
         held: vec![],
+        attempt: 1,
     }
 }
 

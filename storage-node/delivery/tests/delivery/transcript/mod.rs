@@ -331,6 +331,7 @@ impl Story {
             credit_bytes: words.number("bytes").unwrap_or(u64::MAX),
             lease_ms: words.number("lease"),
             held: self.held(key.session, &held),
+            attempt: 1,
         }
     }
 

@@ -78,7 +78,7 @@ impl Story {
                 Err(refused) => format!("take refused {refused:?}"),
             },
             Action::Attached { result: Ok(()), .. } => return None,
-            Action::Attached { to, result: Err(refused) } => format!("{} refused {refused:?}", key(to)),
+            Action::Attached { to, result: Err(refused), .. } => format!("{} refused {refused:?}", key(to)),
             Action::Cancelled { to, reason } => format!("{} cancelled {reason:?}", key(to)),
             Action::TransientGone { name, .. } => format!("{} is gone", String::from_utf8_lossy(name)),
             Action::LoadRows { .. } | Action::FindTime { .. } => return None,
