@@ -43,6 +43,7 @@ pub struct Gateway {
     sent: BTreeMap<u64, u64>,
     next_renewal: u64,
     next_shard_tick: u64,
+    shard_ticks: u64,
     watch: Option<u64>,
     meta: usize,
     applied: u64,
@@ -63,6 +64,7 @@ impl Gateway {
             sent: BTreeMap::new(),
             next_renewal: 0,
             next_shard_tick: 0,
+            shard_ticks: 0,
             watch: None,
             meta: at,
             applied: 0,
@@ -97,7 +99,9 @@ impl World {
         self.hear_waiting(at);
         if now >= self.gateways[at].next_shard_tick {
             self.gateways[at].next_shard_tick = now + SHARD_TICK_US;
-            self.tick_shards(at);
+            self.gateways[at].shard_ticks += 1;
+            let attaches = self.gateways[at].shard_ticks.is_multiple_of(5);
+            self.tick_shards(at, attaches);
         }
         if self.gateways[at].holds_lease(now) {
             self.run_clients(at);

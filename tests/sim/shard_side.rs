@@ -125,7 +125,7 @@ impl World {
     }
 
     /// Some times a second: what was declined or not answered goes again.
-    pub fn tick_shards(&mut self, at: usize) {
+    pub fn tick_shards(&mut self, at: usize, attaches: bool) {
         for shard in self.gateways[at].shards.keys().copied().collect::<Vec<_>>() {
             let Some(side) = self.gateways[at].shards.get_mut(&shard) else { continue };
             if std::mem::take(&mut side.nudged) && side.link.is_some() {
@@ -136,8 +136,8 @@ impl World {
                 self.reached.retries += 1;
             }
             let unanswered = match side.link {
-                Some(_) => side.consumers.unanswered(LogId::is_transient),
-                None => Vec::new(),
+                Some(_) if attaches => side.consumers.unanswered(LogId::is_transient),
+                _ => Vec::new(),
             };
             for item in unanswered.into_iter().filter_map(|item| item.item) {
                 self.to_leader(at, shard, item);

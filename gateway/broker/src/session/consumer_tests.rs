@@ -26,15 +26,15 @@ fn delivery(consumer: u64, offset: u64, lease: u64) -> v1::Delivery {
     v1::Delivery { consumer, log: LOG.0, offset, lease, ..v1::Delivery::default() }
 }
 
-fn attached(consumer: u64, term: u64, refused: Option<v1::Refused>) -> v1::Attached {
-    v1::Attached { shard: 1, consumer, term, refused: refused.map(i32::from) }
+fn attached(consumer: u64, term: u64, attempt: u64, refused: Option<v1::Refused>) -> v1::Attached {
+    v1::Attached { shard: 1, consumer, term, refused: refused.map(i32::from), attempt }
 }
 
 fn with_consumer(start: Option<StartAt>) -> Consumers<&'static str> {
     let mut consumers = Consumers::new(ShardId(1));
     let attach = consumers.attach(5, wanted(start), "me");
     assert_eq!((attach.credit_messages, attach.again, attach.held.len()), (10, false, 0));
-    assert_eq!(consumers.attached(&attached(5, 3, None)), (AttachResult::Made, Some("me")));
+    assert_eq!(consumers.attached(&attached(5, 3, 1, None)), (AttachResult::Made, Some("me")));
     consumers
 }
 
@@ -72,7 +72,7 @@ fn a_new_leader_hears_what_is_held_and_what_credit_is_left() {
     assert!(matches!(items.last().unwrap().item, Some(Item::Reported(_))), "last of all");
     consumers.settle_done(LOG, &[Offset(1)]);
     assert!(holds(&consumers.attach_all(|_| false)).is_empty());
-    assert_eq!(consumers.attached(&attached(5, 4, None)), (AttachResult::Back, Some("me")));
+    assert_eq!(consumers.attached(&attached(5, 4, 3, None)), (AttachResult::Back, Some("me")));
     let credit = consumers.credit(5, 3, 30).unwrap();
     assert_eq!((credit.messages, credit.bytes), (9, 830), "cumulative since the last attach");
 }
@@ -83,7 +83,18 @@ fn deliveries_of_an_older_term_are_dropped() {
     consumers.seen(Term(4));
     assert_eq!(consumers.delivery(Term(3), &delivery(5, 0, 1), 1), Verdict::Drop);
     assert_eq!(consumers.delivery(Term(4), &delivery(5, 0, 2), 1), Verdict::Deliver("me"));
-    assert_eq!(consumers.attached(&attached(5, 3, None)).0, AttachResult::Nobody);
+    assert_eq!(consumers.attached(&attached(5, 3, 1, None)).0, AttachResult::Nobody);
+}
+
+#[test]
+fn what_comes_before_the_answer_to_the_newest_attach_is_dropped() {
+    let mut consumers = with_consumer(None);
+    consumers.attach_all(|_| false);
+    assert_eq!(attaches(&consumers.unanswered(|_| false))[0].attempt, 3);
+    assert_eq!(consumers.attached(&attached(5, 3, 2, None)).0, AttachResult::Nobody, "an older attach's");
+    assert_eq!(consumers.delivery(Term(3), &delivery(5, 0, 1), 1), Verdict::Drop, "taken back by the third");
+    assert_eq!(consumers.attached(&attached(5, 3, 3, None)).0, AttachResult::Back);
+    assert_eq!(consumers.delivery(Term(3), &delivery(5, 0, 2), 1), Verdict::Deliver("me"));
 }
 
 #[test]
@@ -114,10 +125,10 @@ fn what_a_get_took_is_given_back_with_its_connection() {
 fn a_busy_leader_is_asked_again_and_a_refusal_ends_the_consumer() {
     let mut consumers = Consumers::new(ShardId(1));
     consumers.attach(5, wanted(None), "me");
-    let busy = attached(5, 1, Some(v1::Refused::Busy));
+    let busy = attached(5, 1, 1, Some(v1::Refused::Busy));
     assert_eq!(consumers.attached(&busy).0, AttachResult::Later);
     assert_eq!(attaches(&consumers.unanswered(|_| false)).len(), 1);
-    let exclusive = attached(5, 1, Some(v1::Refused::Exclusive));
+    let exclusive = attached(5, 1, 2, Some(v1::Refused::Exclusive));
     assert_eq!(consumers.attached(&exclusive).0, AttachResult::Refused(v1::Refused::Exclusive));
     assert!(consumers.is_empty());
 }

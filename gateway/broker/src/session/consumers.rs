@@ -44,6 +44,9 @@ struct Consumer<O> {
     owner: O,
     wanted: Wanted,
     stage: Stage,
+    /// Counts attaches: only the answer to the newest one counts, and what is delivered before it on the stream was
+    /// handed over for an older one, so the leader has taken it back.
+    attempt: u64,
     /// The leader answered at least once: later attaches are `again`.
     known: bool,
     /// Granted since it was made, and delivered since then.
@@ -52,6 +55,15 @@ struct Consumer<O> {
     /// `delivered` when the current attach was sent: credit is cumulative since the attach.
     base: (u64, u64),
     held: BTreeMap<Offset, (LeaseId, Term)>,
+}
+
+impl<O> Consumer<O> {
+    /// It is attached anew: nothing that comes before the answer counts.
+    fn begin_attach(&mut self) {
+        self.stage = Stage::Attaching;
+        self.attempt += 1;
+        self.base = self.delivered;
+    }
 }
 
 /// A message that is out without a consumer: got, or held by a consumer that ended.
@@ -143,6 +155,7 @@ impl<O: Clone> Consumers<O> {
             owner,
             wanted,
             stage: Stage::Attaching,
+            attempt: 1,
             known: false,
             granted,
             delivered: (0, 0),
@@ -161,17 +174,17 @@ impl<O: Clone> Consumers<O> {
         let mut ids: Vec<u64> = self.consumers.keys().copied().collect();
         ids.sort_unstable();
         let mut items = Vec::new();
+        // First what an attach does not name: the leader gives back what a consumer had and does not name.
+        self.hold_items(&mut items);
         for id in ids {
             let Some(consumer) = self.consumers.get_mut(&id) else { continue };
-            consumer.stage = Stage::Attaching;
+            consumer.begin_attach();
             if skip(consumer.wanted.log) {
                 continue;
             }
-            consumer.base = consumer.delivered;
             let attach = attach_message(self.shard, id, consumer);
             items.push(item(v1::gateway_item::Item::Attach(attach)));
         }
-        self.hold_items(&mut items);
         items.push(item(v1::gateway_item::Item::Reported(v1::Reported { shard: self.shard.0 })));
         items
     }
@@ -193,15 +206,15 @@ impl<O: Clone> Consumers<O> {
         }
     }
 
-    /// Attaches without an answer, to be sent again (harmless if the answer is on its way), but for those that `skip`
-    /// says.
+    /// Attaches without an answer, to be sent again, but for those that `skip` says. If the answer is on its way, what comes
+    /// with it is dropped, and handed over again after the answer to this one.
     pub fn unanswered(&mut self, skip: impl Fn(LogId) -> bool) -> Vec<v1::GatewayItem> {
         let shard = self.shard;
         let waiting =
             self.consumers.iter_mut().filter(|(_, c)| c.stage == Stage::Attaching && !skip(c.wanted.log));
         let mut messages: Vec<v1::Attach> = waiting
             .map(|(id, consumer)| {
-                consumer.base = consumer.delivered;
+                consumer.begin_attach();
                 attach_message(shard, *id, consumer)
             })
             .collect();
@@ -217,8 +230,7 @@ impl<O: Clone> Consumers<O> {
             consumer.held.clear();
             consumer.wanted.log = log;
         }
-        consumer.stage = Stage::Attaching;
-        consumer.base = consumer.delivered;
+        consumer.begin_attach();
         Some(attach_message(self.shard, id, consumer))
     }
 
@@ -231,6 +243,9 @@ impl<O: Clone> Consumers<O> {
         let Some(consumer) = self.consumers.get_mut(&answer.consumer) else {
             return (AttachResult::Nobody, None);
         };
+        if answer.attempt != consumer.attempt {
+            return (AttachResult::Nobody, None);
+        }
         let owner = consumer.owner.clone();
         if let Some(refused) = answer.refused {
             let refused = v1::Refused::try_from(refused).unwrap_or(v1::Refused::Unspecified);
@@ -265,7 +280,7 @@ impl<O: Clone> Consumers<O> {
             let returned = self.ended.contains(&delivery.consumer);
             return if returned { Verdict::Return } else { Verdict::Drop };
         };
-        if consumer.wanted.log != LogId(delivery.log) {
+        if consumer.wanted.log != LogId(delivery.log) || consumer.stage == Stage::Attaching {
             return Verdict::Drop;
         }
         let offset = Offset(delivery.offset);
@@ -400,6 +415,7 @@ fn attach_message<O>(shard: ShardId, id: u64, consumer: &Consumer<O>) -> v1::Att
         credit_bytes: bytes,
         held: held.collect(),
         again: consumer.known,
+        attempt: consumer.attempt,
     }
 }
 

@@ -143,7 +143,8 @@ impl State {
                     (!self.logs.contains_key(&attach.log)).then_some(v1::Refused::UnknownLog.into());
                 let consumer = Consumer { log: attach.log, credit: attach.credit_messages, delivered: 0 };
                 self.consumers.insert(attach.consumer, consumer);
-                let attached = v1::Attached { shard: 1, consumer: attach.consumer, term: 1, refused };
+                let (consumer, attempt) = (attach.consumer, attach.attempt);
+                let attached = v1::Attached { shard: 1, consumer, term: 1, refused, attempt };
                 self.tell(Down::Attached(attached));
             }
             Up::Detach(detach) => {
