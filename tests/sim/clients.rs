@@ -114,7 +114,7 @@ impl World {
             self.gateways[at].clients.making.insert(request, ());
             let ensure =
                 v1::EnsureLog { request, shard: queue.shard.0, log: queue.log.0, spec: spec.clone() };
-            self.to_leader(at, queue.shard, Item::EnsureLog(ensure));
+            self.send_to_leader(at, queue.shard, Item::EnsureLog(ensure));
         }
     }
 
@@ -236,8 +236,7 @@ impl World {
         }
         for queue in self.queues.clone() {
             let has = self.gateways[at].clients.consumers.values().any(|known| known.log == queue.log);
-            let made = self.gateways[at].clients.made >= self.queues.len() || self.publishing || self.stormy;
-            if has || !made {
+            if has || !self.publishing && !self.history.stormy {
                 continue;
             }
             let consumer = self.id();
@@ -255,7 +254,7 @@ impl World {
             };
             clients.consumers.insert(consumer, queue);
             let attach = side.consumers.attach(consumer, wanted, consumer);
-            self.to_leader(at, queue.shard, Item::Attach(attach));
+            self.send_to_leader(at, queue.shard, Item::Attach(attach));
         }
     }
 
@@ -268,7 +267,7 @@ impl World {
         let detach = shards.get_mut(&queue.shard).and_then(|side| side.consumers.detach(consumer, false));
         self.history.consumer_over(at, consumer);
         if let Some(item) = detach.and_then(|item| item.item) {
-            self.to_leader(at, queue.shard, item);
+            self.send_to_leader(at, queue.shard, item);
         }
     }
 
@@ -322,7 +321,7 @@ impl World {
             side.sender.settle((held.log, CursorId(0), held.term), [(held.offset, end)], tag);
             let credit = side.consumers.credit(held.consumer, 1, 0);
             if let Some(credit) = credit {
-                self.to_leader(at, held.shard, Item::Credit(credit));
+                self.send_to_leader(at, held.shard, Item::Credit(credit));
             }
         }
     }

@@ -266,7 +266,7 @@ impl World {
     }
 
     /// An item from a node. Confirms and deliveries wait while the lease is in doubt.
-    pub fn to_gateway(&mut self, at: usize, link: u64, sent: u64, item: node_item::Item) {
+    pub fn send_to_gateway(&mut self, at: usize, link: u64, sent: u64, item: node_item::Item) {
         let now = self.now;
         let state = self.links.get(&link).map(|state| state.slot);
         if state.is_some_and(|slot| self.cut.contains(&(slot, MACHINES + at))) {
@@ -323,10 +323,10 @@ impl World {
     }
 
     /// Sends an item to the leader of a shard, if it can be reached.
-    pub fn to_leader(&mut self, at: usize, shard: ShardId, item: gateway_item::Item) {
+    pub fn send_to_leader(&mut self, at: usize, shard: ShardId, item: gateway_item::Item) {
         let link = self.gateways[at].shards.get(&shard).and_then(|side| side.link);
         if let Some(link) = link {
-            self.to_node(link, Input::Link { link: LinkId(link), item });
+            self.send_to_node(link, Input::Link { link: LinkId(link), item });
         }
     }
 }

@@ -143,7 +143,11 @@ fn formation() -> v1::FormCluster {
         cluster: CLUSTER.to_owned(),
         shards: SHARDS,
         nodes: nodes.collect(),
-        administrator: Some(v1::User { name: "admin".to_owned(), administrator: true, ..v1::User::default() }),
+        administrator: Some(v1::User {
+            name: "admin".to_owned(),
+            administrator: true,
+            ..v1::User::default()
+        }),
     }
 }
 

@@ -11,6 +11,8 @@ use longshore_wire::spec::LogSpec;
 use longshore_wire::{LogId, ShardId};
 
 const QUEUES: usize = 6;
+/// Publishing begins before anything breaks.
+const CALM_MS: u64 = 2_000;
 /// Storms last so long, in milliseconds.
 const STORM_MS: u64 = 40_000;
 /// Acknowledged appends that a run goes on for, at most this much longer.
@@ -32,8 +34,10 @@ pub struct Report {
 pub fn run(seed: u64) -> Result<Report, String> {
     let mut world = World::new(seed);
     world.set_up()?;
-    world.stormy = true;
     world.publishing = true;
+    world.run_ms(CALM_MS);
+    world.stormy = true;
+    world.history.stormy = true;
     world.post(500_000, What::Fault);
     world.run_ms(STORM_MS);
     let mut extra = 0;

@@ -101,9 +101,8 @@ impl World {
         let items = side.consumers.attach_all(LogId::is_transient);
         side.link = Some(link);
         side.sender.connected();
-        self.history.attached_anew(at, shard);
         for item in items.into_iter().filter_map(|item| item.item) {
-            self.to_node(link, Input::Link { link: LinkId(link), item });
+            self.send_to_node(link, Input::Link { link: LinkId(link), item });
         }
     }
 
@@ -119,7 +118,7 @@ impl World {
                 .filter(|side| side.link.is_some())
                 .and_then(|side| side.sender.poll())
             {
-                self.to_leader(at, shard, Item::Submit(v1::Submit { shard: shard.0, batch }));
+                self.send_to_leader(at, shard, Item::Submit(v1::Submit { shard: shard.0, batch }));
             }
         }
     }
@@ -140,7 +139,7 @@ impl World {
                 _ => Vec::new(),
             };
             for item in unanswered.into_iter().filter_map(|item| item.item) {
-                self.to_leader(at, shard, item);
+                self.send_to_leader(at, shard, item);
             }
         }
     }

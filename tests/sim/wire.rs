@@ -176,12 +176,12 @@ impl World {
         let link = self.id();
         let state = LinkState { gateway, slot, epoch, down_at: 0, up_at: 0 };
         self.links.insert(link, state);
-        self.to_node(link, Input::LinkOpened { link: LinkId(link), session });
+        self.send_to_node(link, Input::LinkOpened { link: LinkId(link), session });
         Some(link)
     }
 
     /// Sends a gateway's input along a link.
-    pub fn to_node(&mut self, link: u64, input: Input) {
+    pub fn send_to_node(&mut self, link: u64, input: Input) {
         let (delay, now) = (self.delay(), self.now);
         let Some(state) = self.links.get_mut(&link) else { return };
         state.up_at = state.up_at.max(now + delay) + 1;

@@ -216,7 +216,7 @@ impl World {
             What::MachineTick { slot } => self.machine_tick(slot),
             What::Start { slot } => self.start(slot, false),
             What::GatewayTick { gateway } => self.gateway_tick(gateway),
-            What::ToGateway { gateway, link, sent, item } => self.to_gateway(gateway, link, sent, *item),
+            What::ToGateway { gateway, link, sent, item } => self.send_to_gateway(gateway, link, sent, *item),
             What::LinkUp { gateway, link } => self.link_up(gateway, link),
             What::LinkDown { gateway, link } => self.link_down(gateway, link),
             What::Watched { gateway, watch, down } => self.watched(gateway, WatchId(watch), *down),
