@@ -144,6 +144,11 @@ impl Consumers {
         }
     }
 
+    /// Whether its gateway's stream broke and it did not attach again yet.
+    pub fn is_suspended(&self, key: ConsumerKey) -> bool {
+        self.all.get(&key).is_some_and(|consumer| consumer.suspended)
+    }
+
     fn enter_ring(&mut self, key: ConsumerKey) {
         if let Some(consumer) = self.all.get_mut(&key)
             && !consumer.in_ring

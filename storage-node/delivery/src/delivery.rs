@@ -299,7 +299,23 @@ impl Delivery {
     }
 
     /// The session has attached again everything that it holds in this shard.
-    pub fn session_reported(&mut self, session: SessionId) {
+    ///
+    /// A consumer that did not come back after its stream broke was ended meanwhile: what it had is returned.
+    pub fn session_reported(&mut self, now: Mono, session: SessionId) {
+        self.session_is_heard(session);
+        let ended = |(key, queue): &(ConsumerKey, QueueId)| {
+            self.durable.get(queue).is_some_and(|durable| {
+                durable.desk.consumers.is_suspended(*key)
+                    || durable.readers.get(key).is_some_and(|reader| reader.suspended)
+            })
+        };
+        let ended: Vec<_> = self.consumers_of(session).into_iter().filter(ended).collect();
+        for (key, _) in ended {
+            self.end_consumer(key, false, now);
+        }
+    }
+
+    fn session_is_heard(&mut self, session: SessionId) {
         if let Some(waiting) = &mut self.core.waiting {
             waiting.sessions.remove(&session);
         }
@@ -336,7 +352,7 @@ impl Delivery {
     /// The session ended for ever (its close was applied): its consumers go, what it holds is returned with its
     /// count raised, its exclusive queues end. Does nothing when called again.
     pub fn session_gone(&mut self, now: Mono, session: SessionId) {
-        self.session_reported(session);
+        self.session_is_heard(session);
         for (key, _) in self.consumers_of(session) {
             self.end_consumer(key, true, now);
         }

@@ -165,7 +165,7 @@ impl Host {
                 let text = explain::json(&found, turn.now, log_time);
                 self.links.send(turn.link, answer(i.request, answer::Result::Text(text)));
             }
-            I::Reported(_) => host.delivery.session_reported(turn.session),
+            I::Reported(_) => host.delivery.session_reported(turn.now, turn.session),
             I::Hold(i) => {
                 let id = queue(i.log, i.cursor);
                 host.delivery.hold(turn.now, turn.session, id, &held(&i.held), &host.shard);
@@ -262,6 +262,8 @@ impl Host {
             held: held(&attach.held),
             attempt: attach.attempt,
         };
+        // Whatever still waits for its body was handed over for an earlier attach: it is taken back.
+        self.links.forget_consumer(turn.session, attach.key.consumer);
         host.delivery.attach(turn.now, attach, &host.shard);
     }
 

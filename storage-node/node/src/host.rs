@@ -124,7 +124,13 @@ impl Host {
 
     /// A gateway's stream ended: its consumers wait for it to come back.
     pub fn link_closed(&mut self, link: LinkId) {
-        let Some(session) = self.links.close(link) else { return };
+        if let Some(session) = self.links.close(link) {
+            self.session_unlinked(session);
+        }
+    }
+
+    /// The session has no stream here any more, or a new one: its consumers attach again.
+    pub fn session_unlinked(&mut self, session: longshore_wire::SessionId) {
         for (id, host) in &mut self.shards {
             host.delivery.link_lost(session);
             self.dirty.insert(*id);

@@ -217,6 +217,16 @@ impl Links {
         });
     }
 
+    /// A consumer is attached anew: nothing of its earlier attach leaves any more.
+    pub fn forget_consumer(&mut self, session: SessionId, consumer: u64) {
+        let links = &self.links;
+        for ((link, _), queue) in &mut self.queues {
+            if links.get(link) == Some(&session) {
+                queue.retain(|slot| slot.delivery.consumer != consumer);
+            }
+        }
+    }
+
     /// Moves what is ready into the outgoing items. `may_deliver` is asked per shard, at the moment of sending.
     pub fn flush(&mut self, may_deliver: impl Fn(ShardId) -> bool) {
         let touched: Vec<_> = self.touched.iter().copied().collect();

@@ -447,6 +447,10 @@ impl Node {
     }
 
     fn link_opened(&mut self, link: LinkId, session: longshore_wire::SessionId) {
+        if self.host.links.of_session(session).is_some() {
+            // The end of the older stream is not known yet; nothing more goes there.
+            self.host.session_unlinked(session);
+        }
         self.host.links.open(link, session);
         for host in self.host.shards.values() {
             self.host.links.send(link, host.leader_item(0));

@@ -74,6 +74,15 @@ struct Loose<O> {
     owner: O,
 }
 
+/// A settlement under way.
+#[derive(Debug)]
+struct Settling {
+    lease: LeaseId,
+    term: Term,
+    /// Whose message it was; 0: of none.
+    consumer: u64,
+}
+
 /// What an attach led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttachResult {
@@ -108,7 +117,7 @@ pub struct Consumers<O> {
     consumers: HashMap<u64, Consumer<O>>,
     loose: BTreeMap<(LogId, Offset), Loose<O>>,
     /// Settled by the client, without an outcome yet: still held, as far as a new leader is concerned.
-    settling: BTreeMap<(LogId, Offset), (LeaseId, Term)>,
+    settling: BTreeMap<(LogId, Offset), Settling>,
     /// Ended with their leases kept: what was on its way to them must be returned. The newest [`ENDED_MAX`].
     ended: VecDeque<u64>,
 }
@@ -162,7 +171,7 @@ impl<O: Clone> Consumers<O> {
             base: (0, 0),
             held: BTreeMap::new(),
         };
-        let message = attach_message(self.shard, id, &consumer);
+        let message = attach_message(self.shard, id, &consumer, &self.settling);
         self.consumers.insert(id, consumer);
         message
     }
@@ -174,24 +183,28 @@ impl<O: Clone> Consumers<O> {
         let mut ids: Vec<u64> = self.consumers.keys().copied().collect();
         ids.sort_unstable();
         let mut items = Vec::new();
-        // First what an attach does not name: the leader gives back what a consumer had and does not name.
-        self.hold_items(&mut items);
         for id in ids {
             let Some(consumer) = self.consumers.get_mut(&id) else { continue };
             consumer.begin_attach();
             if skip(consumer.wanted.log) {
                 continue;
             }
-            let attach = attach_message(self.shard, id, consumer);
+            let attach = attach_message(self.shard, id, consumer, &self.settling);
             items.push(item(v1::gateway_item::Item::Attach(attach)));
         }
+        self.hold_items(&mut items);
         items.push(item(v1::gateway_item::Item::Reported(v1::Reported { shard: self.shard.0 })));
         items
     }
 
     fn hold_items(&self, items: &mut Vec<v1::GatewayItem>) {
         let loose = self.loose.iter().map(|(key, loose)| (*key, loose.lease, loose.term));
-        let settling = self.settling.iter().map(|(key, (lease, term))| (*key, *lease, *term));
+        // Those of a consumer that is there are named by its attach.
+        let settling = self
+            .settling
+            .iter()
+            .filter(|(_, settling)| !self.consumers.contains_key(&settling.consumer))
+            .map(|(key, settling)| (*key, settling.lease, settling.term));
         let mut by_log: BTreeMap<LogId, Vec<v1::Held>> = BTreeMap::new();
         for ((log, offset), lease, term) in loose.chain(settling) {
             let held = v1::Held { offset: offset.0, lease: lease.0, term: term.0 };
@@ -209,13 +222,13 @@ impl<O: Clone> Consumers<O> {
     /// Attaches without an answer, to be sent again, but for those that `skip` says. If the answer is on its way, what comes
     /// with it is dropped, and handed over again after the answer to this one.
     pub fn unanswered(&mut self, skip: impl Fn(LogId) -> bool) -> Vec<v1::GatewayItem> {
-        let shard = self.shard;
+        let (shard, settling) = (self.shard, &self.settling);
         let waiting =
             self.consumers.iter_mut().filter(|(_, c)| c.stage == Stage::Attaching && !skip(c.wanted.log));
         let mut messages: Vec<v1::Attach> = waiting
             .map(|(id, consumer)| {
                 consumer.begin_attach();
-                attach_message(shard, *id, consumer)
+                attach_message(shard, *id, consumer, settling)
             })
             .collect();
         messages.sort_unstable_by_key(|attach| attach.consumer);
@@ -231,7 +244,7 @@ impl<O: Clone> Consumers<O> {
             consumer.wanted.log = log;
         }
         consumer.begin_attach();
-        Some(attach_message(self.shard, id, consumer))
+        Some(attach_message(self.shard, id, consumer, &self.settling))
     }
 
     /// The leader answered an attach.
@@ -310,15 +323,16 @@ impl<O: Clone> Consumers<O> {
             Some((held, _)) if *held == lease => consumer.held.remove(&offset),
             _ => None,
         });
+        let consumer = id.filter(|_| in_consumer.is_some()).unwrap_or(0);
         let held = in_consumer.or_else(|| match self.loose.get(&(log, offset)) {
             Some(loose) if loose.lease == lease => {
                 self.loose.remove(&(log, offset)).map(|loose| (loose.lease, loose.term))
             }
             _ => None,
         });
-        let Some(held) = held else { return false };
+        let Some((lease, term)) = held else { return false };
         if !log.is_transient() {
-            self.settling.insert((log, offset), held);
+            self.settling.insert((log, offset), Settling { lease, term, consumer });
         }
         true
     }
@@ -353,7 +367,7 @@ impl<O: Clone> Consumers<O> {
         let taken: Vec<_> =
             mine.map(|((log, offset), loose)| (log, offset, loose.lease, loose.term)).collect();
         for (log, offset, lease, term) in &taken {
-            self.settling.insert((*log, *offset), (*lease, *term));
+            self.settling.insert((*log, *offset), Settling { lease: *lease, term: *term, consumer: 0 });
         }
         taken.into_iter().map(|(log, offset, _, term)| (log, offset, term)).collect()
     }
@@ -395,13 +409,22 @@ fn credit_of<O>(consumer: &Consumer<O>) -> (u64, u64) {
     (consumer.granted.0.saturating_sub(consumer.base.0), consumer.granted.1.saturating_sub(consumer.base.1))
 }
 
-fn attach_message<O>(shard: ShardId, id: u64, consumer: &Consumer<O>) -> v1::Attach {
+/// Names all that the consumer has out, settlements without an outcome included: the leader gives back the rest.
+fn attach_message<O>(
+    shard: ShardId,
+    id: u64,
+    consumer: &Consumer<O>,
+    settling: &BTreeMap<(LogId, Offset), Settling>,
+) -> v1::Attach {
     let (messages, bytes) = credit_of(consumer);
-    let held = consumer.held.iter().map(|(offset, (lease, term))| v1::Held {
-        offset: offset.0,
-        lease: lease.0,
-        term: term.0,
-    });
+    let held = consumer.held.iter().map(|(offset, (lease, term))| (*offset, *lease, *term));
+    let settling = settling.iter().filter(|(_, settling)| settling.consumer == id);
+    let settling = settling.map(|((_, offset), settling)| (*offset, settling.lease, settling.term));
+    let mut held: Vec<v1::Held> = held
+        .chain(settling)
+        .map(|(offset, lease, term)| v1::Held { offset: offset.0, lease: lease.0, term: term.0 })
+        .collect();
+    held.sort_unstable_by_key(|held| held.offset);
     v1::Attach {
         shard: shard.0,
         consumer: id,
@@ -413,7 +436,7 @@ fn attach_message<O>(shard: ShardId, id: u64, consumer: &Consumer<O>) -> v1::Att
         priority: consumer.wanted.priority,
         credit_messages: messages,
         credit_bytes: bytes,
-        held: held.collect(),
+        held,
         again: consumer.known,
         attempt: consumer.attempt,
     }

@@ -330,7 +330,7 @@ impl Model {
                     .map(|(at, (lease, term, _))| Held { offset: *at, lease: *lease, term: *term })
                     .collect();
                 self.world.delivery.hold(self.world.now, from, QUEUE, &all, &self.world.shard);
-                self.world.delivery.session_reported(from);
+                self.world.delivery.session_reported(self.world.now, from);
             } else {
                 self.gateways[usize::from(session)].consumers.clear();
             }

@@ -345,7 +345,7 @@ impl Story {
                 let actions = self.world.lead(words.plain[1].parse().unwrap());
                 self.tell(actions, said);
             }
-            "reported" => self.world.delivery.session_reported(session(words.plain[1])),
+            "reported" => self.world.delivery.session_reported(self.world.now, session(words.plain[1])),
             "link-lost" => self.world.delivery.link_lost(session(words.plain[1])),
             "lease" => self.world.may_deliver = words.plain[1] == "on",
             "hold-work" => {
