@@ -61,6 +61,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tonic::transport::server::TcpIncoming;
 
+/// The lobby's answers under way may take so long to end.
+const LOBBY_CLOSE_TIME: Duration = Duration::from_secs(1);
+
 /// Why a storage node could not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -243,6 +246,23 @@ struct Main {
     peers_told: watch::Sender<Option<Peers>>,
 }
 
+/// The server of a node that does not know its cluster yet.
+struct OpenLobby {
+    close: oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl OpenLobby {
+    /// Ends it and its connections. Danger: a gateway that kept one would find the services of a member unknown there
+    /// for ever, and would never dial again.
+    async fn close(mut self) {
+        let _ = self.close.send(());
+        if tokio::time::timeout(LOBBY_CLOSE_TIME, &mut self.serving).await.is_err() {
+            self.serving.abort();
+        }
+    }
+}
+
 impl Main {
     async fn run(self, listener: TcpListener) -> Result<(), StartError> {
         let told = Arc::new(Mutex::new(v1::Identity {
@@ -256,7 +276,7 @@ impl Main {
         let lobby = self.serve_lobby(&listener, &told)?;
         let found =
             bootstrap::find(&self.config, self.tls.as_ref(), &self.disk, self.own.clone(), &told).await?;
-        lobby.abort();
+        lobby.close().await;
         let clock = MonoClock::start();
         let config = node_config(&self.config, &found);
         let disk = Arc::clone(&self.disk);
@@ -320,18 +340,23 @@ impl Main {
         &self,
         listener: &TcpListener,
         told: &Arc<Mutex<v1::Identity>>,
-    ) -> Result<tokio::task::JoinHandle<()>, StartError> {
+    ) -> Result<OpenLobby, StartError> {
         let failed = |source| StartError::Listen { address: self.config.listen.clone(), source };
         let waker = listener.local_addr().map_err(failed)?;
         let server =
             transport::server(self.tls.as_ref())?.add_service(PeerServer::new(Lobby(Arc::clone(told))));
         let std_listener = duplicate(listener).map_err(failed)?;
         let listener = TcpListener::from_std(std_listener).map_err(failed)?;
-        Ok(tokio::spawn(async move {
-            if let Err(error) = server.serve_with_incoming(incoming(listener)).await {
+        let (close, closed) = oneshot::channel::<()>();
+        let until = async move {
+            let _ = closed.await;
+        };
+        let serving = tokio::spawn(async move {
+            if let Err(error) = server.serve_with_incoming_shutdown(incoming(listener), until).await {
                 tracing::warn!(%error, address = %waker, "cannot answer who this node is");
             }
-        }))
+        });
+        Ok(OpenLobby { close, serving })
     }
 
     /// A node of a new cluster makes its replica of meta; the first of them brings the administrator.
