@@ -79,6 +79,19 @@ pub async fn leader(cluster: &Cluster, shard: u32) -> Result<usize> {
     .await
 }
 
+/// What all nodes say of their shards, a line each: for the output of a test that failed.
+pub async fn describe(cluster: &Cluster) -> String {
+    let mut text = String::new();
+    for n in 0..3 {
+        let answer = match ask(&cluster.node_address(n), "shards").await {
+            Ok(shards) => shards.to_string(),
+            Err(error) => format!("{error:#}"),
+        };
+        text += &format!("node {n}: {answer}\n");
+    }
+    text
+}
+
 /// Waits until every shard's leader shows three voters on the three nodes that run now, and no learner.
 pub async fn wait_for_three_voters(cluster: &Cluster, limit: Duration) -> Result<()> {
     until("three voters of every shard", limit, async || {

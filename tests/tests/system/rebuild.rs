@@ -4,7 +4,7 @@
 use anyhow::Result;
 use longshore_tests::system::client::{drain, fill};
 use longshore_tests::system::cluster::Cluster;
-use longshore_tests::system::inspect::wait_for_three_voters;
+use longshore_tests::system::inspect::{describe, wait_for_three_voters};
 use longshore_tests::system::load::Load;
 use longshore_tests::system::{full_size, run};
 use std::time::{Duration, Instant};
@@ -37,7 +37,11 @@ fn fault_every_node_wiped_in_turn() -> Result<()> {
         for n in [2, 0, 1] {
             wipe_and_rebuild(&mut cluster, n, limit).await?;
         }
-        drain(&cluster.amqp(), "backlog", (0..messages).collect()).await
+        let drained = drain(&cluster.amqp(), "backlog", (0..messages).collect()).await;
+        if drained.is_err() {
+            println!("{}", describe(&cluster).await);
+        }
+        drained
     })
 }
 
