@@ -26,7 +26,7 @@ pub enum Tag {
     /// A message.
     Append { producer: u64, number: u64 },
     /// Ends of deliveries: which, and whether for good.
-    Settle { log: LogId, ends: Vec<(Offset, bool)> },
+    Settle { log: LogId, term: Term, ends: Vec<(Offset, bool)> },
 }
 
 /// One connection that publishes.
@@ -204,15 +204,18 @@ impl World {
 
     /// A settlement has its outcome.
     pub fn settled(&mut self, at: usize, shard: ShardId, tag: &Tag) {
-        let Tag::Settle { log, ends } = tag else {
+        let Tag::Settle { log, term, ends } = tag else {
             return self.history.violation("an append was answered as a settlement".to_owned());
         };
         let offsets: Vec<Offset> = ends.iter().map(|(offset, _)| *offset).collect();
+        // A settlement told to a later leader may have come too late: the message may be out to another session there.
+        let mut binding = false;
         if let Some(side) = self.gateways[at].shards.get_mut(&shard) {
             side.consumers.settle_done(*log, &offsets);
+            binding = side.leader.is_some_and(|(leading, _)| leading == *term);
         }
         for (offset, for_good) in ends.iter().filter(|(_, for_good)| *for_good) {
-            self.history.settle_acknowledged(self.now, *log, *offset, *for_good);
+            self.history.settle_acknowledged(self.now, *log, *offset, *for_good && binding);
         }
     }
 
@@ -317,7 +320,7 @@ impl World {
                 continue;
             }
             self.history.given_up(held.log, held.offset, held.lease, held.term);
-            let tag = Tag::Settle { log: held.log, ends: vec![(held.offset, for_good)] };
+            let tag = Tag::Settle { log: held.log, term: held.term, ends: vec![(held.offset, for_good)] };
             side.sender.settle((held.log, CursorId(0), held.term), [(held.offset, end)], tag);
             let credit = side.consumers.credit(held.consumer, 1, 0);
             if let Some(credit) = credit {

@@ -301,10 +301,13 @@ impl World {
                 let node = (leader.node != 0).then_some(NodeId(leader.node));
                 self.shard_leader(at, ShardId(leader.shard), Term(leader.term), node);
             }
-            I::Outcome(outcome) => self.batch_outcome(at, outcome),
+            I::Outcome(outcome) => self.batch_outcome(at, link, outcome),
             I::Attached(attached) => self.shard_attached(at, &attached),
             I::Deliver(deliver) => self.deliveries(at, sent, deliver),
             I::Cancelled(cancelled) => self.consumer_cancelled(at, &cancelled),
+            I::Answer(v1::Answer { result: Some(v1::answer::Result::Text(text)), .. }) => {
+                self.history.note(self.now, text);
+            }
             I::Answer(answer) => self.gateways[at].clients.log_made(answer.request),
             I::Blocked(blocked) => {
                 self.reached.blocked += u64::from(blocked.blocked);
@@ -318,7 +321,6 @@ impl World {
             }
             I::Got(_) | I::Welcome(_) | I::TransientOutcome(_) => {}
         }
-        let _ = link;
         self.pump(at);
     }
 

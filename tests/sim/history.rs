@@ -43,7 +43,7 @@ pub struct History {
     settled: BTreeMap<(LogId, Offset), u64>,
     /// The newest first delivery to a consumer in a term.
     newest: BTreeMap<(usize, u64, Term), Offset>,
-    hashes: BTreeMap<(u32, u64), (String, usize)>,
+    hashes: BTreeMap<(u32, u64), (u64, usize)>,
     pub acknowledged: u64,
     pub deliveries: u64,
     pub redeliveries: u64,
@@ -180,14 +180,14 @@ impl History {
     }
 
     /// A replica's state at an applied index.
-    pub fn compare(&mut self, shard: u32, applied: u64, hash: &str, slot: usize) {
+    pub fn compare(&mut self, shard: u32, applied: u64, hash: u64, slot: usize) {
         match self.hashes.get(&(shard, applied)) {
             None => {
-                self.hashes.insert((shard, applied), (hash.to_owned(), slot));
+                self.hashes.insert((shard, applied), (hash, slot));
             }
             Some((other, by)) => {
                 self.compared += u64::from(*by != slot);
-                if other != hash {
+                if *other != hash {
                     let text = format!("shard {shard} at {applied}: {hash} on {slot}, {other} on {by}");
                     self.violation(text);
                 }

@@ -6,7 +6,7 @@ use crate::sim::reached::Reached;
 use crate::sim::wire::Caller;
 use crate::sim::world::{MACHINES, Queue, What, Word, World};
 use bytes::{Bytes, BytesMut};
-use longshore_proto::v1::{self, meta_command};
+use longshore_proto::v1::{self, gateway_item, meta_command};
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{LogId, ShardId};
 
@@ -62,12 +62,24 @@ impl World {
             waited += 100;
             self.history.verdict()?;
             if waited >= ms {
+                self.explain();
                 let standing = self.standing();
                 self.history.violation(format!("{what}: not within {ms} ms: {standing}"));
                 return self.history.verdict();
             }
         }
         Ok(())
+    }
+
+    /// Asks the leaders why messages wait; their answers are among the notes.
+    fn explain(&mut self) {
+        for queue in self.queues.clone() {
+            let (shard, log) = (queue.shard.0, queue.log.0);
+            let request = self.id();
+            let explain = v1::Explain { request, shard, log, cursor: 0 };
+            self.send_to_leader(0, queue.shard, gateway_item::Item::Explain(explain));
+        }
+        self.run_ms(500);
     }
 
     fn set_up(&mut self) -> Result<(), String> {
@@ -173,9 +185,10 @@ impl World {
                 voters: count(&shown["voters"]),
                 learners: count(&shown["learners"]),
             });
-            let hash = shown["state_hash"].to_string();
+            // A damaged replica has no state any more.
+            let Some(hash) = shown["state_hash"].as_u64() else { continue };
             let (shard, applied) = (number(&shown["shard"]), number(&shown["applied"]));
-            self.history.compare(shard as u32, applied, &hash, slot);
+            self.history.compare(shard as u32, applied, hash, slot);
         }
         words.sort_by_key(|word| word.shard);
         self.last_words.insert(slot, words);

@@ -144,9 +144,12 @@ impl World {
         }
     }
 
-    /// A batch's answer.
-    pub fn batch_outcome(&mut self, at: usize, answer: v1::BatchOutcome) {
+    /// A batch's answer; one of a leader of before does not count.
+    pub fn batch_outcome(&mut self, at: usize, link: u64, answer: v1::BatchOutcome) {
         let Some(side) = self.gateways[at].shards.get_mut(&ShardId(answer.shard)) else { return };
+        if side.link != Some(link) {
+            return;
+        }
         let (mut resolved, number) = (Vec::new(), BatchNo(answer.number));
         let result = match answer.result {
             Some(batch_outcome::Result::Outcomes(bytes)) => match outcome::decode(bytes) {
@@ -208,7 +211,7 @@ impl World {
                 Verdict::Return => {
                     let end = (Offset(delivery.offset), End::Returned { counted: false });
                     let (log, offset) = (LogId(delivery.log), Offset(delivery.offset));
-                    let tag = Tag::Settle { log, ends: vec![(offset, false)] };
+                    let tag = Tag::Settle { log, term, ends: vec![(offset, false)] };
                     side.sender.settle((log, CursorId(0), term), [end], tag);
                 }
                 Verdict::Drop => self.reached.deliveries_dropped += 1,

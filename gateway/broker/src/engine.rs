@@ -208,7 +208,7 @@ impl Engine {
 
     fn on_item(self: &Arc<Self>, node: NodeId, item: Item, mail: &mut Mail) {
         match item {
-            Item::Outcome(answer) => self.on_outcome(answer, mail),
+            Item::Outcome(answer) => self.on_outcome(node, answer, mail),
             Item::Deliver(deliver) => {
                 let term = Term(deliver.term);
                 let shard = self.shard(ShardId(deliver.shard));
@@ -246,10 +246,10 @@ impl Engine {
         }
     }
 
-    fn on_outcome(&self, answer: v1::BatchOutcome, mail: &mut Mail) {
+    fn on_outcome(&self, node: NodeId, answer: v1::BatchOutcome, mail: &mut Mail) {
         let shard = self.shard(ShardId(answer.shard));
         let (result, blocked) = shard.with(|state| {
-            let result = state.outcome(answer, mail);
+            let result = state.outcome(node, answer, mail);
             (result, state.sender.is_blocked())
         });
         if let Err(error) = result {

@@ -364,8 +364,17 @@ impl State {
         }
     }
 
-    /// A batch's answer.
-    pub fn outcome(&mut self, answer: v1::BatchOutcome, mail: &mut Mail) -> Result<(), SenderError> {
+    /// A batch's answer. One of a leader of before does not count: the new one is asked again, so that it learns of
+    /// returns that were applied before its term while they were still named to it as held.
+    pub fn outcome(
+        &mut self,
+        node: NodeId,
+        answer: v1::BatchOutcome,
+        mail: &mut Mail,
+    ) -> Result<(), SenderError> {
+        if self.outbox.is_none() || self.leader.is_none_or(|(_, leader)| leader != node) {
+            return Ok(());
+        }
         let mut resolved = Vec::new();
         let number = BatchNo(answer.number);
         match answer.result {

@@ -33,6 +33,23 @@ impl Delivery {
         (admitted != *settle).then_some(admitted)
     }
 
+    /// A batch with `settle` was answered with what it led to before this term; `session` still named its returns as held when
+    /// it attached here, so they are out with it for nothing.
+    pub fn already_applied(&mut self, session: SessionId, settle: &Settle) {
+        let queue = QueueId { log: settle.log, cursor: settle.cursor };
+        let Some(durable) = self.durable.get_mut(&queue).filter(|_| self.leading) else { return };
+        for back in &settle.returned {
+            let lease = durable.desk.leases.get(back.offset);
+            let inherited = lease.is_some_and(|lease| {
+                lease.owner.session == session && lease.term < self.core.term && lease.term <= settle.term
+            });
+            if inherited {
+                durable.returned(back.offset, &mut self.core);
+                self.agenda.mark(queue);
+            }
+        }
+    }
+
     /// The bytes to propose instead of `batch`, `None`: as it is.
     ///
     /// Errors: an item that cannot be read; the batch must be refused.

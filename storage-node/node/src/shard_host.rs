@@ -10,7 +10,7 @@ use longshore_delivery::{Action, Actions, Delivery};
 use longshore_io::Mono;
 use longshore_proto::v1::{self, batch_outcome, node_item};
 use longshore_shard::{BatchResult, Effects, Event, Shard};
-use longshore_wire::batch::{BatchBuilder, Item};
+use longshore_wire::batch::{Batch, BatchBuilder, Item};
 use longshore_wire::context::EntryContext;
 use longshore_wire::row::Row;
 use longshore_wire::{
@@ -103,10 +103,12 @@ impl ShardHost {
     ) -> Applied {
         let stamp = EntryContext::decode(context.clone()).unwrap_or_default();
         self.effects.clear();
+        let repeated = self.repeated(data);
         self.shard.apply(index, term, &stamp, data, &mut self.effects);
         self.uncheckpointed_bytes += ENTRY_BYTES + (context.len() + data.len()) as u64;
         if self.is_leader().is_some() {
             self.tell_delivery(now);
+            repeated.into_iter().for_each(|batch| self.tell_repeated(&batch));
             self.answer(links);
         }
         Applied {
@@ -116,6 +118,22 @@ impl ShardHost {
             rows: std::mem::take(&mut self.effects.rows),
             released: std::mem::take(&mut self.effects.released),
             data: data.clone(),
+        }
+    }
+
+    /// The batch, if it is one that was applied before: it only gets its old outcomes again.
+    fn repeated(&self, data: &Bytes) -> Option<Batch> {
+        self.is_leader()?;
+        let batch = Batch::parse(data.clone()).ok()?;
+        let last = self.shard.session(batch.session)?.last();
+        (batch.number <= last).then_some(batch)
+    }
+
+    fn tell_repeated(&mut self, batch: &Batch) {
+        for item in batch.items().filter_map(Result::ok) {
+            if let Item::Settle(settle) = item.item {
+                self.delivery.already_applied(batch.session, &settle);
+            }
         }
     }
 
