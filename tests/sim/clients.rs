@@ -26,7 +26,7 @@ pub enum Tag {
     /// A message.
     Append { producer: u64, number: u64 },
     /// Ends of deliveries: which, and whether for good.
-    Settle { log: LogId, term: Term, ends: Vec<(Offset, bool)> },
+    Settle { log: LogId, term: Term, consumer: u64, ends: Vec<(Offset, bool)> },
 }
 
 /// One connection that publishes.
@@ -204,7 +204,7 @@ impl World {
 
     /// A settlement has its outcome.
     pub fn settled(&mut self, at: usize, shard: ShardId, tag: &Tag) {
-        let Tag::Settle { log, term, ends } = tag else {
+        let Tag::Settle { log, term, consumer, ends } = tag else {
             return self.history.violation("an append was answered as a settlement".to_owned());
         };
         let offsets: Vec<Offset> = ends.iter().map(|(offset, _)| *offset).collect();
@@ -213,6 +213,8 @@ impl World {
         if let Some(side) = self.gateways[at].shards.get_mut(&shard) {
             side.consumers.settle_done(*log, &offsets);
             binding = side.leader.is_some_and(|(leading, _)| leading == *term);
+            // Or its consumer ended with everything it had, while the settlement was still on its way.
+            binding &= self.gateways[at].clients.consumers.contains_key(consumer);
         }
         for (offset, for_good) in ends.iter().filter(|(_, for_good)| *for_good) {
             self.history.settle_acknowledged(self.now, *log, *offset, *for_good && binding);
@@ -290,7 +292,10 @@ impl World {
         };
         let session = self.gateways[at].session.unwrap_or_default();
         let body = joined(&record.body(), pieces);
-        self.history.delivered(sent, at, session, term, delivery, &body);
+        let leases = self.gateways.iter().map(|gateway| (gateway.session, gateway.lease_until));
+        let leases: Vec<_> = leases.collect();
+        let holds = |session| leases.iter().any(|(of, until)| *of == Some(session) && *until > sent);
+        self.history.delivered(sent, (at, session), term, delivery, &body, holds);
         let slow = self.stormy && self.rng.one_in(20);
         let due = now + self.rng.below(if slow { 1_500_000 } else { 60_000 });
         let held = HeldMessage {
@@ -320,7 +325,7 @@ impl World {
                 continue;
             }
             self.history.given_up(held.log, held.offset, held.lease, held.term);
-            let tag = Tag::Settle { log: held.log, term: held.term, ends: vec![(held.offset, for_good)] };
+            let tag = Tag::Settle { log: held.log, term: held.term, consumer: held.consumer, ends: vec![(held.offset, for_good)] };
             side.sender.settle((held.log, CursorId(0), held.term), [(held.offset, end)], tag);
             let credit = side.consumers.credit(held.consumer, 1, 0);
             if let Some(credit) = credit {

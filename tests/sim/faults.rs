@@ -164,7 +164,8 @@ impl World {
             1 => (Operation::Write, Effect::Eio),
             2 => (Operation::Write, Effect::Short(self.rng.below(600) as usize)),
             3 => (Operation::Create, Effect::NoSpace),
-            4 => (Operation::Read, Effect::FlipRead),
+            // A flipped read counts as damage, which only one machine may have.
+            4 if slot == self.victim => (Operation::Read, Effect::FlipRead),
             _ => (Operation::Read, Effect::Eio),
         };
         let after = self.rng.below(20);

@@ -38,7 +38,7 @@ pub struct Gateway {
     pub clients: Clients,
     pub paused_until: u64,
     opening: bool,
-    lease_until: u64,
+    pub lease_until: u64,
     renewals: u64,
     sent: BTreeMap<u64, u64>,
     next_renewal: u64,

@@ -132,15 +132,16 @@ impl History {
         self.leases.retain(|_, lease| (lease.gateway, lease.consumer) != (gateway, consumer));
     }
 
-    /// A client got a message that a node handed over at `sent_at`.
+    /// A client got a message that a node handed over at `sent_at`; which sessions' gateways trusted their lease then: the
+    /// clients of the others were cut off and hold nothing.
     pub fn delivered(
         &mut self,
         sent_at: u64,
-        gateway: usize,
-        session: SessionId,
+        (gateway, session): (usize, SessionId),
         term: Term,
         delivery: &v1::Delivery,
         body: &[u8],
+        holds: impl Fn(SessionId) -> bool,
     ) {
         let (log, offset) = (LogId(delivery.log), Offset(delivery.offset));
         self.deliveries += 1;
@@ -168,6 +169,7 @@ impl History {
         let live = Lease { session, gateway, consumer: delivery.consumer, term, lease };
         if let Some(held) = self.leases.insert((log, offset), live)
             && held.term == term
+            && holds(held.session)
         {
             self.violation(format!("{place}: leased as {lease} while {held:?} holds it"));
         }

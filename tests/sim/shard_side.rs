@@ -211,7 +211,7 @@ impl World {
                 Verdict::Return => {
                     let end = (Offset(delivery.offset), End::Returned { counted: false });
                     let (log, offset) = (LogId(delivery.log), Offset(delivery.offset));
-                    let tag = Tag::Settle { log, term, ends: vec![(offset, false)] };
+                    let tag = Tag::Settle { log, term, consumer: 0, ends: vec![(offset, false)] };
                     side.sender.settle((log, CursorId(0), term), [end], tag);
                 }
                 Verdict::Drop => self.reached.deliveries_dropped += 1,
