@@ -67,7 +67,11 @@ fn a_new_leader_hears_what_is_held_and_what_credit_is_left() {
     let items = consumers.attach_all(|_| false);
     let attach = &attaches(&items)[0];
     assert_eq!((attach.credit_messages, attach.credit_bytes, attach.again), (6, 800, true));
-    assert_eq!(attach.held.iter().map(|h| h.offset).collect::<Vec<_>>(), [0, 1, 2, 3], "1 is settled without an outcome");
+    assert_eq!(
+        attach.held.iter().map(|h| h.offset).collect::<Vec<_>>(),
+        [0, 1, 2, 3],
+        "1 is settled without an outcome"
+    );
     assert!(holds(&items).is_empty(), "the consumer names it");
     assert!(matches!(items.last().unwrap().item, Some(Item::Reported(_))), "last of all");
     consumers.settle_done(LOG, &[Offset(1)]);

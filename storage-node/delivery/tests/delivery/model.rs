@@ -205,6 +205,7 @@ impl Model {
             credit_bytes: u64::MAX,
             lease_ms: lease.then_some(700),
             held,
+            attempt: 1,
         };
         self.world.delivery.attach(self.world.now, attach, &self.world.shard);
     }
