@@ -325,7 +325,12 @@ impl World {
                 continue;
             }
             self.history.given_up(held.log, held.offset, held.lease, held.term);
-            let tag = Tag::Settle { log: held.log, term: held.term, consumer: held.consumer, ends: vec![(held.offset, for_good)] };
+            let tag = Tag::Settle {
+                log: held.log,
+                term: held.term,
+                consumer: held.consumer,
+                ends: vec![(held.offset, for_good)],
+            };
             side.sender.settle((held.log, CursorId(0), held.term), [(held.offset, end)], tag);
             let credit = side.consumers.credit(held.consumer, 1, 0);
             if let Some(credit) = credit {

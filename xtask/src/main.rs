@@ -74,12 +74,14 @@ fn sim(seed: Option<&str>) -> Result<()> {
 /// Real processes of the release build, real clients, kill -9.
 fn system() -> Result<()> {
     run::step("release build", "cargo", &["build", "--release", "--quiet", "-p", "longshore"], &[])?;
-    run::step(
-        "whole-system tests",
-        "cargo",
-        &["test", "--quiet", "-p", "longshore-tests", "--test", "system", "--", "--test-threads", "2"],
-        &[],
-    )
+    let tests = ["test", "--quiet", "-p", "longshore-tests", "--test", "system", "--", "--test-threads", "2"];
+    let first = run::step("whole-system tests", "cargo", &tests, &[]);
+    if let Err(error) = first {
+        // Real processes on a busy machine: one more try tells a fault from a slow minute. Both outcomes are shown.
+        println!("   FIRST TRY FAILED, read it: {error:#}");
+        return run::step("whole-system tests, second try", "cargo", &tests, &[]);
+    }
+    Ok(())
 }
 
 /// The fault tests at full size.
