@@ -46,8 +46,6 @@ pub(crate) struct Host {
     pub pins: BTreeMap<(ShardId, ReplicaId), PinId>,
     /// Groups whose checkpoint or log is damaged: their replicas must be replaced.
     pub damaged: BTreeSet<ShardId>,
-    /// The newest replica id of a damaged group that this node may have used: it never joins under it again.
-    pub spoiled_as: BTreeMap<ShardId, ReplicaId>,
     /// Applied since the last turn of consensus began, for the record store.
     pub applied: Vec<(Applied, Term)>,
     /// Shards with something for delivery to do.
@@ -93,7 +91,6 @@ impl Host {
             installing: BTreeMap::new(),
             pins: BTreeMap::new(),
             damaged,
-            spoiled_as: BTreeMap::new(),
             applied: Vec::new(),
             dirty: BTreeSet::new(),
             waiting_for_log: BTreeMap::new(),

@@ -53,13 +53,9 @@ impl Host {
                 continue;
             }
             let spoiled = store.log().is_set_aside(group) || self.damaged.contains(&group);
-            if spoiled {
-                // What is damaged may have been of any id up to the one that meta names now, whatever the log says.
-                let used = *self.spoiled_as.entry(group).or_insert(replica);
-                if !learner || replica <= used || !self.is_newer(store, group, replica) {
-                    self.ask_for_replacement(group, replica);
-                    continue;
-                }
+            if spoiled && !(learner && self.is_newer(store, group, replica)) {
+                self.ask_for_replacement(group, replica);
+                continue;
             }
             let Some(shard) = self.meta.meta.shard(group) else { continue };
             let result = if learner {
@@ -74,7 +70,6 @@ impl Host {
             };
             match result {
                 Ok(()) => {
-                    self.spoiled_as.remove(&group);
                     if self.damaged.remove(&group)
                         && let Ok(job) = self.pages.remove(group)
                     {
