@@ -13,6 +13,9 @@ case "$1" in
     cp "$here/go.mod" "$here/go.sum" "$2/"
     cd "$2" && go mod download "$module"
     cp -r "$(go list -m -f '{{.Dir}}' "$module")/." "$2/src"
+    # Three of them do nothing, and leave a connection open, unless the server's product is RabbitMQ: here it is Longshore.
+    sed -i 's/\(product.(string)\|server\) == "RabbitMQ"/\1 == "Longshore"/' "$2/src/integration_test.go"
+    grep -c '== "Longshore"' "$2/src/integration_test.go" | grep -qx 2
     cd "$2/src" && go test -c -tags integration -o "$2/tests" .
     # A test of a later version that is in neither list must be noticed.
     grep -l '^//go:build integration' ./*_test.go | xargs sed -n 's/^func \(Test[A-Za-z0-9_]*\)(.*/\1/p' | LC_ALL=C sort |
