@@ -7,6 +7,7 @@ use crate::exception::{Exception, Outcome};
 use crate::session::{Done, Finished, Phase, Session};
 use crate::settle::{RETURNED, UNSEEN};
 use futures_util::future::join_all;
+use longshore_amqp_codec::method::ConnectionCloseOk;
 use longshore_broker::ConsumerTag;
 
 /// What is left to do when a channel, or the whole connection, goes.
@@ -112,6 +113,13 @@ impl<L: Link> Session<L> {
             control.settled().await;
             Finished { channel: 0, generation: 0, method: (0, 0), outcome: Ok(Done::ConnectionEmpty) }
         }));
+    }
+
+    /// Answers `connection.close`.
+    pub(crate) fn client_left(&mut self) {
+        self.say(0, ConnectionCloseOk {});
+        self.client_hangs_up = true;
+        self.finish();
     }
 
     pub(crate) fn finish(&mut self) {

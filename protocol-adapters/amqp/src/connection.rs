@@ -111,6 +111,14 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     }
 }
 
+/// Leaves the hanging up to the client, as RabbitMQ does after `connection.close-ok`: clients tell an end of the stream
+/// that they see before their own close from an orderly one. One that does not hang up in [`LINGER`] is hung up on.
+async fn await_hang_up<R: AsyncRead + Unpin>(reader: &mut R) {
+    let mut sink = [0; 1024];
+    let drain = async { while matches!(reader.read(&mut sink).await, Ok(1..)) {} };
+    let _hung_up_in_time = timeout(LINGER, drain).await;
+}
+
 /// Says that nothing more comes, then reads on for a while and drops it: closing a socket with unread input would
 /// reset it and take the last words away from the client.
 async fn linger<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(reader: &mut R, writer: &mut W) {
@@ -202,7 +210,11 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             self.hand_over();
             if self.session.phase == Phase::Done && self.session.out.is_empty() && !self.unflushed {
                 let Task { mut reader, mut writer, session, .. } = self;
+                let client_hangs_up = session.client_hangs_up;
                 drop(session);
+                if client_hangs_up {
+                    await_hang_up(&mut reader).await;
+                }
                 linger(&mut reader, &mut writer).await;
                 return Ended::Closed;
             }

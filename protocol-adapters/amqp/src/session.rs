@@ -10,7 +10,7 @@ use crate::config::AmqpConfig;
 use crate::exception::{Exception, Outcome};
 use bytes::BytesMut;
 use longshore_amqp_codec::method::{
-    BasicDeliver, ChannelCloseOk, ChannelFlowOk, ChannelOpenOk, ConnectionCloseOk, ConnectionUpdateSecretOk,
+    BasicDeliver, ChannelCloseOk, ChannelFlowOk, ChannelOpenOk, ConnectionUpdateSecretOk,
 };
 use longshore_amqp_codec::{Frame, FrameKind, Method, OutBuffer, ReplyCode, ShortStr};
 use longshore_broker::{ConsumerTag, Right};
@@ -89,6 +89,8 @@ pub(crate) struct Session<L: Link> {
     pub(crate) facts: Arc<Facts>,
     pub(crate) out: OutBuffer,
     pub(crate) phase: Phase,
+    /// The client was told `connection.close-ok`: closing the socket is up to it.
+    pub(crate) client_hangs_up: bool,
     /// Operations to be started after the next flush.
     pub(crate) operations: Vec<Operation>,
     /// Seconds since the connection began, set by the task.
@@ -123,6 +125,7 @@ impl<L: Link> Session<L> {
             facts: Arc::new(facts),
             out,
             phase: Phase::Open,
+            client_hangs_up: false,
             operations: Vec::new(),
             now_seconds: 0,
             blocked: false,
@@ -179,10 +182,7 @@ impl<L: Link> Session<L> {
         self.method = method.id();
         match method {
             Method::ConnectionClose(_) if self.phase == Phase::Open => self.client_leaves(),
-            Method::ConnectionClose(_) => {
-                self.say(0, ConnectionCloseOk {});
-                self.finish();
-            }
+            Method::ConnectionClose(_) => self.client_left(),
             Method::ConnectionCloseOk(_) if self.phase == Phase::Closing => self.finish(),
             _ if self.phase == Phase::Closing => {}
             Method::ConnectionUpdateSecret(_) => self.say(0, ConnectionUpdateSecretOk {}),
@@ -376,8 +376,7 @@ impl<L: Link> Session<L> {
     /// Takes an operation's end.
     pub(crate) fn finished(&mut self, finished: Finished) {
         if let Ok(Done::ConnectionEmpty) = finished.outcome {
-            self.say(0, ConnectionCloseOk {});
-            return self.finish();
+            return self.client_left();
         }
         let number = finished.channel;
         let current = self.channels.get(&number).is_some_and(|c| c.generation == finished.generation);
