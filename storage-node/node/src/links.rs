@@ -9,40 +9,11 @@ use bytes::Bytes;
 use longshore_delivery::{ConsumerKey, Handed, Message};
 use longshore_proto::v1;
 use longshore_records::StoredRecord;
-use longshore_wire::row::Row;
 use longshore_wire::{LogId, Offset, SessionId, ShardId, Term};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use queue::{Queue, Slot, SlotKind};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Most bodies of one queue of deliveries that are asked of the record store at once.
-const READS_AHEAD_MAX: usize = 512;
-
-/// A delivery whose body may still be missing.
-#[derive(Debug)]
-struct Slot {
-    shard: ShardId,
-    term: Term,
-    kind: SlotKind,
-    delivery: v1::Delivery,
-    row: Option<Row>,
-    state: SlotState,
-}
-
-#[derive(Debug)]
-enum SlotKind {
-    Consumer,
-    /// The answer to a get.
-    Get {
-        request: u64,
-        ready: u64,
-    },
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum SlotState {
-    Wanted,
-    Asked,
-    Here(Vec<Bytes>),
-}
+mod queue;
 
 /// Bodies that one queue of deliveries needs.
 #[derive(Debug)]
@@ -60,7 +31,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Links {
     links: BTreeMap<LinkId, SessionId>,
     newest: BTreeMap<SessionId, LinkId>,
-    queues: BTreeMap<(LinkId, LogId), VecDeque<Slot>>,
+    queues: BTreeMap<(LinkId, LogId), Queue>,
     /// Queues that may have something to ask for or to send.
     touched: BTreeSet<(LinkId, LogId)>,
     deliveries: BTreeMap<(LinkId, ShardId), v1::Deliver>,
@@ -155,14 +126,13 @@ impl Links {
         let log = handed.log;
         let queue = self.queues.entry((link, log)).or_default();
         self.touched.insert((link, log));
-        let (row, state) = match handed.message {
-            Message::Stored(row) => (Some(row), SlotState::Wanted),
+        match handed.message {
+            Message::Stored(row) => queue.push(Slot::stored(shard, term, kind, delivery, row)),
             Message::Memory(record) => {
                 delivery.record = record.bytes().clone();
-                (None, SlotState::Here(Vec::new()))
+                queue.push(Slot::in_memory(shard, term, kind, delivery));
             }
-        };
-        queue.push_back(Slot { shard, term, kind, delivery, row, state });
+        }
     }
 
     /// Bodies that must be asked for now; they count as asked.
@@ -170,14 +140,7 @@ impl Links {
         let mut all = Vec::new();
         for (link, log) in &self.touched {
             let Some(queue) = self.queues.get_mut(&(*link, *log)) else { continue };
-            let mut offsets = Vec::new();
-            for slot in queue.iter_mut().take(READS_AHEAD_MAX).filter(|slot| slot.state == SlotState::Wanted)
-            {
-                if let Some(row) = &slot.row {
-                    offsets.push((row.log, row.offset));
-                    slot.state = SlotState::Asked;
-                }
-            }
+            let offsets = queue.ask();
             if !offsets.is_empty() {
                 all.push(Wanted { link: *link, log: *log, offsets });
             }
@@ -188,23 +151,14 @@ impl Links {
     /// A body that was asked for is here.
     pub fn body(&mut self, link: LinkId, log: LogId, stored: &StoredRecord) {
         let Some(queue) = self.queues.get_mut(&(link, log)) else { return };
-        let waiting = queue.iter_mut().filter(|slot| !matches!(slot.state, SlotState::Here(_)));
-        for slot in
-            waiting.filter(|slot| slot.row.as_ref().is_some_and(|row| row.offset == stored.row.offset))
-        {
-            slot.delivery.record = stored.record.clone();
-            slot.delivery.body_bytes = stored.parts.iter().map(|part| part.len() as u64).sum();
-            slot.state = SlotState::Here(stored.parts.clone());
-        }
+        queue.body(stored);
         self.touched.insert((link, log));
     }
 
     /// What was asked for and did not come is asked for again.
     pub fn ask_again(&mut self, link: LinkId, log: LogId) {
         let Some(queue) = self.queues.get_mut(&(link, log)) else { return };
-        for slot in queue.iter_mut().filter(|slot| slot.state == SlotState::Asked) {
-            slot.state = SlotState::Wanted;
-        }
+        queue.ask_again();
         self.touched.insert((link, log));
     }
 
@@ -212,7 +166,7 @@ impl Links {
     pub fn forget_shard(&mut self, shard: ShardId) {
         self.deliveries.retain(|(_, of), _| *of != shard);
         self.queues.retain(|_, queue| {
-            queue.retain(|slot| slot.shard != shard);
+            queue.retain(|slot| slot.shard() != shard);
             !queue.is_empty()
         });
     }
@@ -222,7 +176,7 @@ impl Links {
         let links = &self.links;
         for ((link, _), queue) in &mut self.queues {
             if links.get(link) == Some(&session) {
-                queue.retain(|slot| slot.delivery.consumer != consumer);
+                queue.retain(|slot| slot.consumer() != consumer);
             }
         }
     }
@@ -236,20 +190,16 @@ impl Links {
                 continue;
             };
             let mut held_by_lease = false;
-            while let Some(slot) = queue.front() {
-                if !matches!(slot.state, SlotState::Here(_)) {
-                    break;
-                }
-                if !may_deliver(slot.shard) {
+            while let Some(shard) = queue.first_ready() {
+                if !may_deliver(shard) {
                     held_by_lease = true;
                     break;
                 }
-                if let Some(slot) = queue.pop_front() {
-                    self.push(key.0, slot);
+                if let Some((slot, parts)) = queue.pop_ready() {
+                    self.push(key.0, slot, parts);
                 }
             }
-            let more_wanted = queue.iter().take(READS_AHEAD_MAX).any(|slot| slot.state == SlotState::Wanted);
-            if !held_by_lease && !more_wanted {
+            if !held_by_lease && !queue.wants_more() {
                 self.touched.remove(&key);
             }
             if !queue.is_empty() {
@@ -258,9 +208,8 @@ impl Links {
         }
     }
 
-    fn push(&mut self, link: LinkId, slot: Slot) {
-        let Slot { shard, term, kind, delivery, state, .. } = slot;
-        let SlotState::Here(parts) = state else { return };
+    fn push(&mut self, link: LinkId, slot: Slot, parts: Vec<Bytes>) {
+        let Slot { shard, term, kind, delivery, .. } = slot;
         if let SlotKind::Get { request, ready } = kind {
             let pieces = pieces(&delivery, parts);
             let got = v1::Got { request, term: term.0, delivery: Some(delivery), ready };
