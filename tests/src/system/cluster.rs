@@ -12,6 +12,7 @@ const DEV_PORTS: [u16; 6] = [5_671, 5_672, 7_400, 7_401, 7_402, 15_672];
 pub struct Cluster {
     dir: PathBuf,
     settings: Vec<String>,
+    gateway_settings: Vec<String>,
     node_ports: Vec<u16>,
     gateway_ports: Vec<(u16, u16)>,
     nodes: Vec<Option<Process>>,
@@ -26,16 +27,27 @@ impl Cluster {
     /// Three nodes and `gateways` gateways, ready. `settings` (`key=value`) are given to every node.
     pub async fn start(dir: &Path, gateways: usize, settings: &[&str]) -> Result<Cluster> {
         let mut cluster = Cluster::prepare(dir, gateways, settings)?;
-        for n in 0..3 {
-            cluster.spawn_node(n)?;
-        }
-        for n in 0..3 {
-            cluster.node_ready(n).await?;
-        }
-        for n in 0..gateways {
-            cluster.start_gateway(n).await?;
-        }
+        cluster.start_all().await?;
         Ok(cluster)
+    }
+
+    /// Gives every gateway that is started from now on a setting (`key=value`).
+    pub fn set_gateways(&mut self, setting: &str) {
+        self.gateway_settings.push(setting.to_owned());
+    }
+
+    /// Starts every node and gateway, and waits until all are ready.
+    pub async fn start_all(&mut self) -> Result<()> {
+        for n in 0..self.nodes.len() {
+            self.spawn_node(n)?;
+        }
+        for n in 0..self.nodes.len() {
+            self.node_ready(n).await?;
+        }
+        for n in 0..self.gateways.len() {
+            self.start_gateway(n).await?;
+        }
+        Ok(())
     }
 
     /// Ports and names; nothing runs yet.
@@ -46,6 +58,7 @@ impl Cluster {
         Ok(Cluster {
             dir: dir.to_owned(),
             settings: settings.iter().map(|setting| (*setting).to_owned()).collect(),
+            gateway_settings: Vec::new(),
             nodes: node_ports.iter().map(|_| None).collect(),
             gateways: gateway_ports.iter().map(|_| None).collect(),
             node_ports,
@@ -92,6 +105,7 @@ impl Cluster {
         args.extend(set("gateway.storage_nodes", format!("[{}]", addresses.join(","))));
         args.extend(set("gateway.amqp.listen", &self.amqp()[n]));
         args.extend(set("gateway.http.listen", format!("127.0.0.1:{}", self.gateway_ports[n].1)));
+        args.extend(self.gateway_settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]));
         args
     }
 

@@ -71,6 +71,12 @@ pub fn full_size() -> bool {
     std::env::var("LONGSHORE_CHAOS").is_ok_and(|size| size == "full")
 }
 
+/// How soon writes must go on after a fault while a majority lives: 3 s; beside other work, as in CI, the tests grant
+/// more.
+pub fn goes_on() -> Duration {
+    Duration::from_secs(if full_size() { 3 } else { 10 })
+}
+
 /// The binary under test: `LONGSHORE_BIN`, else `release/longshore` in the target folder of this test.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("LONGSHORE_BIN") {

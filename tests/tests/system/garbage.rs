@@ -1,19 +1,20 @@
-//! Most of a backlog acked at random: disk use falls although what is left is spread over all segments, with a
-//! kill -9 meanwhile; what was not acked is still there.
+//! Most of a backlog acked at random: disk use falls although what is left is spread over all segments, while
+//! publishing goes on, with a kill -9 of a node that is rewriting; what was not acked is still there.
 
 use anyhow::{Context, Result, ensure};
 use lapin::options::BasicAckOptions;
 use longshore_tests::system::client::{connect, consume, drain, fill, next, number_of};
 use longshore_tests::system::cluster::Cluster;
-use longshore_tests::system::{full_size, run, until};
-use rand::SeedableRng;
+use longshore_tests::system::load::Load;
+use longshore_tests::system::{full_size, inspect, run, until};
 use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BODY_BYTES: usize = 16 << 10;
-/// Of a hundred messages so many stay.
-const KEPT_PERCENT: u64 = 5;
+/// One message in so many stays, by chance.
+const ONE_STAYS_IN: u64 = 20;
 /// Messages that are out at a time.
 const BATCH: u16 = 2_000;
 
@@ -23,27 +24,30 @@ fn size() -> (u64, u64, &'static [&'static str], Duration) {
         (2 << 30, 400 << 20, &[], Duration::from_secs(300))
     } else {
         let small = &["storage.engine.segment_bytes=4194304", "storage.engine.checkpoint_bytes=4194304"];
-        (128 << 20, 48 << 20, small, Duration::from_secs(120))
+        (512 << 20, 100 << 20, small, Duration::from_secs(120))
     }
 }
 
-/// Takes everything, acks all but every twentieth in random order; what stays, of `messages`. Holds its connection.
-async fn ack_most(addresses: &[String], messages: u64) -> Result<BTreeSet<u64>> {
+/// Which messages stay, of `messages`.
+fn chosen(messages: u64) -> BTreeSet<u64> {
     let mut random = rand::rngs::StdRng::seed_from_u64(messages);
-    let kept_stride = 100 / KEPT_PERCENT;
+    (0..messages).filter(|_| random.random_range(0..ONE_STAYS_IN) == 0).collect()
+}
+
+/// Takes everything and acks all but `kept`, in random order.
+async fn ack_most(addresses: &[String], messages: u64, kept: &BTreeSet<u64>) -> Result<()> {
+    let mut random = rand::rngs::StdRng::seed_from_u64(messages);
     let connection = connect(addresses).await?;
     // What stays is out all the time: the prefetch covers it and one batch.
-    let prefetch = u16::try_from(messages / kept_stride + u64::from(BATCH)).context("too many to hold")?;
+    let prefetch = u16::try_from(kept.len() + usize::from(BATCH)).context("too many to hold")?;
     let (channel, mut consumer) = consume(&connection, "backlog", prefetch).await?;
-    let (mut kept, mut tags, mut taken) = (BTreeSet::new(), Vec::new(), 0);
+    let (mut tags, mut taken) = (Vec::new(), 0);
     while taken < messages {
         let delivery =
             next(&mut consumer).await.with_context(|| format!("{taken} of {messages} were delivered"))?;
         let number = number_of(&delivery.data)?;
         taken += 1;
-        if number % kept_stride == 0 {
-            kept.insert(number);
-        } else {
+        if !kept.contains(&number) {
             tags.push(delivery.delivery_tag);
         }
         if tags.len() >= usize::from(BATCH) || taken == messages {
@@ -55,7 +59,13 @@ async fn ack_most(addresses: &[String], messages: u64) -> Result<BTreeSet<u64>> 
     }
     channel.close(200, "done".into()).await?;
     connection.close(200, "done".into()).await?;
-    Ok(kept)
+    Ok(())
+}
+
+/// Store files of a node: what rewrites make.
+async fn store_files(cluster: &Cluster, n: usize) -> Result<u64> {
+    let answer = inspect::ask(&cluster.node_address(n), "node").await?;
+    answer["store_files"].as_u64().context("no count of store files")
 }
 
 #[test]
@@ -67,25 +77,38 @@ fn fault_disk_use_falls_when_most_is_acked() -> Result<()> {
         fill(&cluster.amqp(), "backlog", 0..messages, BODY_BYTES).await?;
         let full = cluster.disk_bytes(0);
         ensure!(full >= backlog, "{full} bytes on disk for {backlog} of backlog");
-        let kept = ack_most(&cluster.amqp(), messages).await?;
-        // Publishing goes on: checkpoints follow the log.
+        let kept = chosen(messages);
+        let start = Instant::now();
+        let load = Load::start(cluster.amqp(), "load").await?;
+        ack_most(&cluster.amqp(), messages, &kept).await?;
+        println!("{} of {messages} acked in {:?}", messages - kept.len() as u64, start.elapsed());
+        // Larger messages beside the load: checkpoints follow the log.
         let mut extra = messages;
         let mut killed = false;
+        let start = Instant::now();
         until("disk use to fall", limit, async || {
             fill(&cluster.amqp(), "other", extra..extra + 64, BODY_BYTES).await?;
             drain(&cluster.amqp(), "other", (extra..extra + 64).collect()).await?;
             extra += 64;
             let sizes = [0, 1, 2].map(|n| cluster.disk_bytes(n));
-            if !killed && sizes[1] < full * 3 / 4 {
+            // Its rewriting has begun, and is not done.
+            if !killed && sizes[1] > small && store_files(&cluster, 1).await? > 0 {
                 killed = true;
                 cluster.kill_node(1)?;
+                println!("node 1 killed with {} MiB on disk", sizes[1] >> 20);
                 cluster.start_node(1).await?;
             }
-            println!("bytes on disk: {sizes:?} after {full}");
             let fell = sizes.iter().all(|size| *size < small);
-            if fell && killed { Ok(Some(())) } else { anyhow::bail!("bytes on disk: {sizes:?}") }
+            if fell && killed {
+                Ok(Some(()))
+            } else {
+                anyhow::bail!("bytes on disk: {sizes:?}, killed: {killed}")
+            }
         })
         .await?;
+        let sizes = [0, 1, 2].map(|n| cluster.disk_bytes(n) >> 20);
+        println!("MiB on disk: {sizes:?} after {} before, in {:?}", full >> 20, start.elapsed());
+        load.finish().await?;
         drain(&cluster.amqp(), "backlog", kept).await
     })
 }

@@ -12,7 +12,11 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// A hundred messages of another client take no longer, whatever happens beside them.
 const UNAFFECTED: Duration = Duration::from_secs(10);
 /// Connections that say nothing.
-const SILENT: usize = 2_000;
+const SILENT: usize = 10_000;
+/// Of them so many are made at a time.
+const AT_ONCE: usize = 100;
+/// What one of them may cost a gateway, in bytes.
+const SILENT_BYTES_MAX: u64 = 24 << 10;
 /// What a client that does not read may cost a gateway, in bytes.
 const NOT_READING_BYTES_MAX: u64 = 200 << 20;
 
@@ -128,27 +132,42 @@ fn input_a_client_that_stops_reading_costs_bounded_memory() -> Result<()> {
 }
 
 #[test]
-fn input_two_thousand_silent_connections() -> Result<()> {
-    // Two ends of each connection, and what the parts need.
-    longshore_tests::system::process::raise_open_files(3 * SILENT as u64)?;
+fn input_ten_thousand_silent_connections() -> Result<()> {
+    // One end of each connection here and one in the gateway, and what the parts need.
+    longshore_tests::system::process::raise_open_files(SILENT as u64 + 1_000)?;
     run("silent", LIMIT, async |dir| {
-        let dev = Dev::start(dir).await?;
-        let steady = connect(&[dev.amqp()]).await?;
+        let mut cluster = Cluster::prepare(dir, 1, &[])?;
+        // They are hung up on once their time for the handshake is over: not before all are there.
+        cluster.set_gateways("gateway.amqp.handshake_ms_max=25000");
+        cluster.start_all().await?;
+        let address = cluster.amqp()[0].clone();
+        let gateway = cluster.gateway(0)?.pid();
+        let steady = connect(&[address.clone()]).await?;
         let channel = steady.create_channel().await?;
         declare(&channel, "steady").await?;
+        others_work(&address).await?;
+        let (before, start) = (resident_bytes(gateway)?, Instant::now());
         let mut silent = Vec::with_capacity(SILENT);
-        for _ in 0..SILENT {
-            silent.push(Raw::silent(&dev.amqp()).await?);
+        while silent.len() < SILENT {
+            let more = (0..AT_ONCE).map(|_| Raw::silent(&address));
+            silent.extend(futures_util::future::try_join_all(more).await?);
         }
-        others_work(&dev.amqp()).await?;
+        until("the gateway to have all of them", Duration::from_secs(20), async || {
+            let open = std::fs::read_dir(format!("/proc/{gateway}/fd"))?.count();
+            Ok((open > SILENT).then_some(()))
+        })
+        .await?;
+        let grown = resident_bytes(gateway)?.saturating_sub(before);
+        println!("{SILENT} connections in {:?}, {} KiB in the gateway", start.elapsed(), grown >> 10);
+        ensure!(grown < SILENT as u64 * SILENT_BYTES_MAX, "{SILENT} silent connections cost {grown} bytes");
+        others_work(&address).await?;
         declare(&channel, "steady").await?;
-        // They are hung up on once their time for the handshake is over (10 s).
         let mut last = silent.pop().context("connections")?;
-        until("silent connections to be hung up on", Duration::from_secs(30), async || {
+        until("silent connections to be hung up on", Duration::from_secs(40), async || {
             Ok(last.rest().await.ok())
         })
         .await?;
-        others_work(&dev.amqp()).await?;
+        others_work(&address).await?;
         ensure!(steady.status().connected(), "a client that behaves lost its connection");
         Ok(())
     })
