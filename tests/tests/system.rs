@@ -10,19 +10,25 @@
 //! | `handover` | leader transfer with unacked messages; request and reply over two gateways |
 //! | `permissions` | who may do what, by AMQP code; users deleted and restricted |
 //! | `explain` | `longshore explain`, reason by reason |
+//! | `explain_rare` | the reasons that last a moment, or that other protocols will make |
 //! | `input` | bytes that no client should send |
+//! | `metrics` | what every process shows of itself |
 //! | `sync` | under strace: no confirm before two nodes have synced |
 
 #[path = "system/crash.rs"]
 mod crash;
 #[path = "system/explain.rs"]
 mod explain;
+#[path = "system/explain_rare.rs"]
+mod explain_rare;
 #[path = "system/garbage.rs"]
 mod garbage;
 #[path = "system/handover.rs"]
 mod handover;
 #[path = "system/input.rs"]
 mod input;
+#[path = "system/metrics.rs"]
+mod metrics;
 #[path = "system/permissions.rs"]
 mod permissions;
 #[path = "system/rebuild.rs"]

@@ -169,6 +169,7 @@ impl Connection {
             token: publish.token,
             report: publish.report,
             bytes: u32::try_from(message_bytes).unwrap_or(u32::MAX),
+            timed: parts == 1 && durable_parts == 1 && self.state.begin_timing(),
             fan,
         };
         self.tickets += parts as u64;

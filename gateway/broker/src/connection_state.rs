@@ -9,7 +9,7 @@ use longshore_wire::ShardId;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// How often a held-back connection looks, beside being told.
@@ -41,6 +41,10 @@ pub(crate) struct ConnectionState {
     permissions_version: AtomicU64,
     consumers: Mutex<HashMap<ConsumerTag, ConsumerAt>>,
     pending_bytes: AtomicUsize,
+    created: Instant,
+    /// When the publish whose time to durable is being taken was handed over, in microseconds after `created`, plus 1;
+    /// 0: none is being taken.
+    timed_since: AtomicU64,
     submitted: AtomicU64,
     completed: AtomicU64,
     progress: Notify,
@@ -71,6 +75,8 @@ impl ConnectionState {
             permissions_version: AtomicU64::new(0),
             consumers: Mutex::default(),
             pending_bytes: AtomicUsize::new(0),
+            created: Instant::now(),
+            timed_since: AtomicU64::new(0),
             submitted: AtomicU64::new(0),
             completed: AtomicU64::new(0),
             progress: Notify::new(),
@@ -87,6 +93,9 @@ impl ConnectionState {
             metrics::counter!("longshore_gateway_deliveries_total").increment(letter.deliveries.len() as u64);
             self.events.push(Event::Deliveries(letter.deliveries));
         }
+        if let Some(stored) = letter.timed {
+            self.end_timing(stored);
+        }
         for tag in letter.cancelled {
             self.events.push(Event::Cancelled { tag });
         }
@@ -95,6 +104,25 @@ impl ConnectionState {
             self.pending_bytes.fetch_sub(letter.bytes.min(before), Ordering::AcqRel);
             self.completed.fetch_add(letter.done, Ordering::AcqRel);
             self.progress.notify_waiters();
+        }
+    }
+
+    /// Whether the time of the publish that comes now shall be taken: of one at a time per connection, so that it costs
+    /// the others nothing.
+    pub fn begin_timing(&self) -> bool {
+        let free = self.timed_since.load(Ordering::Relaxed) == 0;
+        if free {
+            let since = u64::try_from(self.created.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
+            self.timed_since.store(since + 1, Ordering::Relaxed);
+        }
+        free
+    }
+
+    fn end_timing(&self, stored: bool) {
+        let since = self.timed_since.swap(0, Ordering::Relaxed).saturating_sub(1);
+        if stored {
+            let took = self.created.elapsed().saturating_sub(Duration::from_micros(since));
+            metrics::histogram!("longshore_publish_durable_seconds").record(took.as_secs_f64());
         }
     }
 

@@ -51,6 +51,8 @@ pub(crate) struct PublishTicket {
     pub report: bool,
     /// What it counts for in the connection's pending bytes.
     pub bytes: u32,
+    /// Its time to durable is being taken: the connection's only one that is.
+    pub timed: bool,
     /// The other parts, if there are any.
     pub fan: Option<Arc<Fan>>,
 }
@@ -76,6 +78,7 @@ impl PublishTicket {
                 token: self.token,
                 report: self.report,
                 bytes: if part == 0 { self.bytes } else { 0 },
+                timed: part == 0 && self.timed,
                 fan: Some(fan.clone()),
             });
         }
@@ -127,6 +130,7 @@ mod tests {
             token: 7,
             report: true,
             bytes: 0,
+            timed: false,
             fan: Some(fan.clone()),
         };
         let refused = || PublishResult::Refused(BrokerError::NoSpace);

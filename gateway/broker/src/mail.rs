@@ -17,6 +17,8 @@ pub(crate) struct Letter {
     pub done: u64,
     /// Bytes that are no longer pending.
     pub bytes: usize,
+    /// The fate of the publish whose time is being taken is known; whether it was stored.
+    pub timed: Option<bool>,
 }
 
 /// For all.
@@ -36,6 +38,12 @@ impl Mail {
         let letter = self.to(ticket.connection);
         letter.done += 1;
         letter.bytes += ticket.bytes as usize;
+        if result == PublishResult::Unroutable {
+            metrics::counter!("longshore_gateway_unroutable_total").increment(1);
+        }
+        if ticket.timed {
+            letter.timed = Some(result == PublishResult::Stored);
+        }
         letter.published.extend(ticket.resolve(result));
     }
 

@@ -119,7 +119,7 @@ async fn ready(State(state): Shared) -> Response {
 }
 
 async fn metrics(State(state): Shared) -> String {
-    state.metrics.render()
+    state.metrics.text()
 }
 
 fn admin(state: &GatewayState) -> Admin {

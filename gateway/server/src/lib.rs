@@ -24,8 +24,8 @@ use listener::{Acceptor, ListenerError};
 use longshore_amqp::AmqpConfig;
 use longshore_broker::api::BrokerError;
 use longshore_broker::{Broker, BrokerConfig};
+use longshore_metrics::{MetricsError, Recorded};
 use longshore_proto::transport::{TlsIdentity, TransportError};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +56,9 @@ pub enum StartError {
     /// The certificates of the links to the storage tier.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The recorder of metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// A setting that makes no sense.
     #[error("{key}: {why}")]
     Setting {
@@ -69,7 +72,7 @@ pub enum StartError {
 /// What the management port sees.
 pub struct GatewayState {
     pub(crate) broker: Broker,
-    pub(crate) metrics: PrometheusHandle,
+    pub(crate) metrics: Recorded,
     stopping: AtomicBool,
 }
 
@@ -91,7 +94,7 @@ pub struct Gateway {
 impl Gateway {
     /// Starts listening once the storage tier answers and the gateway has its session.
     pub async fn start(config: GatewayConfig, tls: TlsConfig) -> Result<Gateway, StartError> {
-        let metrics = metrics_handle();
+        let metrics = longshore_metrics::recorder()?;
         let broker = start_broker(&config, &tls).await?;
         let state =
             Arc::new(GatewayState { broker: broker.clone(), metrics, stopping: AtomicBool::new(false) });
@@ -182,16 +185,6 @@ impl Gateway {
         self.state.broker.shutdown(patience).await;
         self.tasks.abort_all();
     }
-}
-
-/// One recorder per process; `dev` shares it between its parts.
-fn metrics_handle() -> PrometheusHandle {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let handle = recorder.handle();
-    if metrics::set_global_recorder(recorder).is_err() {
-        tracing::debug!("metrics are already being recorded in this process");
-    }
-    handle
 }
 
 async fn start_broker(config: &GatewayConfig, tls: &TlsConfig) -> Result<Broker, StartError> {

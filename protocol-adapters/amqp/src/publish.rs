@@ -240,6 +240,7 @@ impl<L: Link> Session<L> {
     }
 
     fn say_return(&mut self, number: u16, message: &Message) {
+        metrics::counter!("longshore_amqp_returned_total").increment(1);
         let method = BasicReturn {
             reply_code: ReplyCode::NoRoute.code(),
             reply_text: ShortStr::from_static(ReplyCode::NoRoute.word()),

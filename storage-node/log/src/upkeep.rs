@@ -174,9 +174,14 @@ impl NodeLog {
     /// Groups whose oldest entries pin the oldest segment while more than `raft_segments_max` are in use: checkpoint
     /// and compact them.
     pub fn wants_checkpoint(&self) -> Vec<ShardId> {
+        self.pinning_oldest(self.config.raft_segments_max)
+    }
+
+    /// Groups whose oldest entries pin the oldest segment while at least `younger` segments after it are in use.
+    pub fn pinning_oldest(&self, younger: usize) -> Vec<ShardId> {
         let mut raft = self.segments.iter().filter(|(_, in_use)| in_use.state != SegmentState::Retired);
         let oldest = raft.next().map(|(id, _)| *id);
-        if raft.count() < self.config.raft_segments_max {
+        if raft.count() < younger {
             return Vec::new();
         }
         match oldest.map(|id| self.ledger.judge(id)) {

@@ -86,6 +86,11 @@ impl Meta {
         self.namespaces.get(self.namespace_ids.get(name)?)
     }
 
+    /// A namespace by its id.
+    pub fn namespace_by_id(&self, id: u32) -> Option<&Namespace> {
+        self.namespaces.get(&id)
+    }
+
     /// A user by name.
     pub fn user(&self, name: &str) -> Option<&User> {
         self.users.get(name)

@@ -24,10 +24,18 @@ pub(crate) struct Pending {
 /// The page store keeps staged snapshots beside the checkpoints, under their group with this bit.
 pub(crate) const STAGED: u32 = 1 << 31;
 
+/// However little is written: this often, in milliseconds, the groups that pin the oldest segment are checkpointed. The
+/// bounds in bytes alone would let a node that is written to slowly keep many segments of nothing.
+const UNPIN_EVERY_MS: u64 = 5_000;
+
 impl Host {
     /// Starts what is due.
     pub(crate) fn tend_checkpoints(&mut self, store: &mut Store, everything: bool, out: &mut Output) {
-        let pinning = store.log().wants_checkpoint();
+        let mut pinning = store.log().wants_checkpoint();
+        if pinning.is_empty() && self.now >= self.unpin_at {
+            self.unpin_at = self.now.plus_ms(UNPIN_EVERY_MS);
+            pinning = store.log().pinning_oldest(1);
+        }
         let groups: Vec<ShardId> = store.groups().collect();
         for group in groups {
             let due = (everything && self.uncheckpointed(group) > 0)

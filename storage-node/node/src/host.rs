@@ -5,6 +5,7 @@
 
 use crate::bodies::Reads;
 use crate::checkpoints::{Pending, STAGED};
+use crate::gauges::Shown;
 use crate::io::{LinkId, Output, Reply, Task, Ticket};
 use crate::links::Links;
 use crate::meta_host::MetaHost;
@@ -64,6 +65,10 @@ pub(crate) struct Host {
     pub usage: Usage,
     /// Snapshots that were installed in this turn: their senders are answered.
     pub installed: Vec<ShardId>,
+    /// When groups that pin the oldest segment are checkpointed next, however small that is.
+    pub unpin_at: Mono,
+    /// What its metrics have shown.
+    pub shown: Shown,
 }
 
 impl Host {
@@ -103,6 +108,8 @@ impl Host {
             reconcile_due: true,
             usage: Usage::default(),
             installed: Vec::new(),
+            unpin_at: now,
+            shown: Shown::default(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What this node hosts, as JSON, for the `longshore` command and for tests; and its gauges.
+//! What this node hosts, as JSON, for the `longshore` command and for tests.
 
 use crate::META;
 use crate::host::Host;
@@ -58,34 +58,4 @@ fn logs(host: &Host, shard: ShardId) -> Value {
         json!({"log": log.id().0, "first": log.first().0, "next": log.next().0, "unsettled": unsettled})
     });
     shown.collect()
-}
-
-impl Host {
-    /// Sets the gauges of this node.
-    pub(crate) fn show_metrics(&self, store: &Store) {
-        let node = self.node.to_string();
-        let garbage = self.records.garbage();
-        metrics::gauge!("longshore_log_bytes", "node" => node.clone()).set(garbage.bytes as f64);
-        metrics::gauge!("longshore_log_live_bytes", "node" => node.clone()).set(garbage.live_bytes as f64);
-        metrics::gauge!("longshore_shards_led", "node" => node.clone()).set(store.leads() as f64);
-        let mut sums = longshore_delivery::Counters::default();
-        let mut unsettled = 0;
-        for host in self.shards.values().filter(|host| host.is_leader().is_some()) {
-            let counters = host.delivery.counters();
-            sums.delivered += counters.delivered;
-            sums.redelivered += counters.redelivered;
-            sums.returned += counters.returned;
-            sums.expired += counters.expired;
-            sums.leases += counters.leases;
-            sums.consumers += counters.consumers;
-            unsettled += host.unsettled();
-        }
-        metrics::counter!("longshore_delivered_total", "node" => node.clone()).absolute(sums.delivered);
-        metrics::counter!("longshore_redelivered_total", "node" => node.clone()).absolute(sums.redelivered);
-        metrics::counter!("longshore_returned_total", "node" => node.clone()).absolute(sums.returned);
-        metrics::counter!("longshore_expired_total", "node" => node.clone()).absolute(sums.expired);
-        metrics::gauge!("longshore_leases", "node" => node.clone()).set(sums.leases as f64);
-        metrics::gauge!("longshore_consumers", "node" => node.clone()).set(sums.consumers as f64);
-        metrics::gauge!("longshore_queue_messages", "node" => node).set(unsettled as f64);
-    }
 }

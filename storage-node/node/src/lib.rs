@@ -20,12 +20,14 @@
 //! | `usage` | durable queues that end by themselves |
 //! | `segments` | the node log's segments for the record store |
 //! | `inspect`, `explain` | JSON for people |
+//! | `gauges` | what metrics show |
 #![forbid(unsafe_code)]
 
 mod bodies;
 mod checkpoints;
 mod explain;
 mod gateway_items;
+mod gauges;
 mod host;
 mod inspect;
 pub mod io;

@@ -575,7 +575,7 @@ impl Node {
         );
         if now >= self.next_metrics {
             self.next_metrics = now.plus_ms(METRICS_MS);
-            self.host.show_metrics(&self.store);
+            self.host.show_metrics(&self.store, now);
         }
         out.again = true;
     }

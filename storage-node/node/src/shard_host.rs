@@ -243,13 +243,6 @@ impl ShardHost {
         Ok(proposed)
     }
 
-    /// Messages that are not settled, over all logs.
-    pub fn unsettled(&self) -> u64 {
-        let cursors =
-            self.shard.logs().flat_map(|log| log.cursors().map(|(_, cursor)| cursor.unsettled_count()));
-        cursors.sum()
-    }
-
     /// Asks for a gateway's session, once.
     pub fn open_session(&mut self, session: SessionId) {
         if self.shard.session(session).is_none() && self.opening.insert(session) {

@@ -217,7 +217,10 @@ impl Records {
             garbage.bytes += file.bytes;
             garbage.live_bytes += file.live_bytes();
             garbage.live_pointers += file.live();
-            garbage.stores += u64::from(matches!(key, FileKey::Store(_)));
+            if matches!(key, FileKey::Store(_)) {
+                garbage.stores += 1;
+                garbage.store_bytes += file.bytes;
+            }
         }
         garbage
     }

@@ -289,6 +289,8 @@ pub enum Import {
 pub struct Garbage {
     /// Bytes of all segments and store files known here.
     pub bytes: u64,
+    /// Bytes of the store files among them.
+    pub store_bytes: u64,
     /// Bytes of records with a live pointer, estimated.
     pub live_bytes: u64,
     /// Live pointers: offsets that something needs.

@@ -114,7 +114,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig {
-            segment_bytes: 64 << 20,
+            segment_bytes: 32 << 20,
             tail_bytes_max: 128 << 20,
             checkpoint_bytes: 64 << 20,
             election_timeout_ms: 1_000,

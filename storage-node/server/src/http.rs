@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use longshore_metrics::Recorded;
 use longshore_node::Standing;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -36,22 +36,29 @@ impl StandingBoard {
 
 #[derive(Clone)]
 struct Shown {
-    metrics: PrometheusHandle,
+    metrics: Option<Recorded>,
     standing: watch::Receiver<Standing>,
 }
 
 /// The routes of a node with an HTTP listener of its own.
 pub(crate) fn router(standing: watch::Receiver<Standing>) -> Router {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    let metrics = recorder.handle();
-    if metrics::set_global_recorder(recorder).is_err() {
-        tracing::debug!("metrics are already being recorded in this process");
-    }
+    let metrics = longshore_metrics::recorder()
+        .inspect_err(|error| tracing::warn!(%error, "this node shows no metrics"))
+        .ok();
     Router::new()
         .route("/health/live", get(|| async { "ok\n" }))
         .route("/health/ready", get(ready))
-        .route("/metrics", get(|State(shown): State<Shown>| async move { shown.metrics.render() }))
+        .route("/metrics", get(metrics_text))
         .with_state(Shown { metrics, standing })
+}
+
+async fn metrics_text(State(shown): State<Shown>) -> Response {
+    match shown.metrics {
+        Some(recorded) => recorded.text().into_response(),
+        None => {
+            (StatusCode::SERVICE_UNAVAILABLE, "metrics are not recorded in this process\n").into_response()
+        }
+    }
 }
 
 async fn ready(State(shown): State<Shown>) -> Response {

@@ -544,6 +544,8 @@ fn node_config(config: &StorageConfig, found: &Membership) -> NodeConfig {
     consensus.seed = rand::random();
     let log = longshore_log::LogConfig {
         segment_bytes: engine.segment_bytes,
+        free_segments_max: 2,
+        raft_segments_max: 16,
         log_bytes_max: engine.behind_bytes_max,
         tail_bytes_max: (engine.tail_bytes_max / 4) as usize,
         salt: rand::random(),

@@ -14,6 +14,7 @@ pub struct Cluster {
     settings: Vec<String>,
     gateway_settings: Vec<String>,
     node_ports: Vec<u16>,
+    node_http_ports: Vec<u16>,
     gateway_ports: Vec<(u16, u16)>,
     nodes: Vec<Option<Process>>,
     gateways: Vec<Option<Process>>,
@@ -52,7 +53,8 @@ impl Cluster {
 
     /// Ports and names; nothing runs yet.
     pub fn prepare(dir: &Path, gateways: usize, settings: &[&str]) -> Result<Cluster> {
-        let node_ports = (0..3).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
+        let ports = || (0..3).map(|_| free_port()).collect::<Result<Vec<_>>>();
+        let (node_ports, node_http_ports) = (ports()?, ports()?);
         let gateway_ports =
             (0..gateways).map(|_| Ok((free_port()?, free_port()?))).collect::<Result<Vec<_>>>()?;
         Ok(Cluster {
@@ -62,6 +64,7 @@ impl Cluster {
             nodes: node_ports.iter().map(|_| None).collect(),
             gateways: gateway_ports.iter().map(|_| None).collect(),
             node_ports,
+            node_http_ports,
             gateway_ports,
         })
     }
@@ -69,6 +72,11 @@ impl Cluster {
     /// `127.0.0.1:PORT` of a node's gRPC listener.
     pub fn node_address(&self, n: usize) -> String {
         format!("127.0.0.1:{}", self.node_ports[n])
+    }
+
+    /// `127.0.0.1:PORT` of a node's health and metrics.
+    pub fn node_http(&self, n: usize) -> String {
+        format!("127.0.0.1:{}", self.node_http_ports[n])
     }
 
     /// Where a node keeps its data.
@@ -92,6 +100,7 @@ impl Cluster {
         let mut args = vec!["storage-node".to_owned()];
         args.extend(set("storage.data_dir", self.data_dir(n).display()));
         args.extend(set("storage.listen", self.node_address(n)));
+        args.extend(set("storage.http_listen", self.node_http(n)));
         args.extend(set("storage.initial_nodes", format!("[{}]", addresses.join(","))));
         args.extend(set("storage.administrator", "guest"));
         args.extend(set("storage.administrator_password", "guest"));

@@ -6,6 +6,8 @@
 //! | [`cluster`] | three storage nodes and gateways, each a process of its own, and `longshore dev` |
 //! | [`inspect`] | what a storage node says of its shards; leader transfer |
 //! | [`admin`] | the `longshore` admin commands with `--json` |
+//! | [`grpc`] | batches of a gateway, by hand |
+//! | [`http`] | metrics, and answers of the management API without the command |
 //! | [`client`] | an AMQP client: connecting, bodies that prove themselves, filling and draining a queue |
 //! | [`load`] | a publisher with confirms and a consumer that go on through faults, and their ledger |
 //! | [`raw`] | AMQP by hand, for what no client library would send |
@@ -16,6 +18,8 @@
 pub mod admin;
 pub mod client;
 pub mod cluster;
+pub mod grpc;
+pub mod http;
 pub mod inspect;
 pub mod load;
 pub mod process;

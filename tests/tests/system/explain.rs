@@ -1,7 +1,6 @@
 //! `longshore explain QUEUE`, one test per reason that a client or a fault can make.
 //!
-//! Not here: `delayed`, `taken` (no AMQP client can ask for them yet), `expired`, `loading`, `too_many_leases`,
-//! `no_such_log` (they last for a moment only; the delivery crate's own tests make them).
+//! Those that last a moment only, or that no AMQP client can ask for yet, are in `explain_rare`.
 
 use anyhow::{Result, bail, ensure};
 use lapin::options::{BasicGetOptions, QueueDeclareOptions};
