@@ -5,8 +5,11 @@
 //! loses, tears, flips and refuses what a seed says.
 #![forbid(unsafe_code)]
 
+mod pages;
 pub mod real;
 pub mod sim;
+
+pub use pages::{PAGE_BYTES, PageBuf};
 
 use std::io;
 use std::sync::Arc;
@@ -66,6 +69,12 @@ pub trait DiskFile: Send + Sync {
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize>;
     /// Writes all slices one after the other at `at`, with as few calls as possible. *Written, not flushed.*
     fn write_at(&self, slices: &[io::IoSlice<'_>], at: u64) -> io::Result<()>;
+    /// Writes whole pages at `at`, a multiple of [`PAGE_BYTES`], past the page cache where the file system lets it: a log is
+    /// written once and seldom read, and pages that are cached only to be written cost more than the write. *Written,
+    /// not flushed.* Mixing it with [`DiskFile::write_at`] is safe for readers; between two writers of one page it is not.
+    fn write_pages(&self, pages: &PageBuf, at: u64) -> io::Result<()> {
+        self.write_at(&[io::IoSlice::new(pages.bytes())], at)
+    }
     /// fdatasync: everything written before is durable when this returns. After an error nothing is known of
     /// what was written since the last success: the process must end.
     fn sync_data(&self) -> io::Result<()>;

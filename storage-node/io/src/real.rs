@@ -4,13 +4,13 @@
 //! Danger: one process per directory; [`RealDisk::open`] takes a lock that lasts as long as the disk. Every method
 //! blocks: call it from threads made for that. Used by the storage node's server.
 
-use crate::{Disk, DiskFile, OpenMode};
-use rustix::fs::FallocateFlags;
+use crate::{Disk, DiskFile, OpenMode, PageBuf};
+use rustix::fs::{FallocateFlags, OFlags};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The file that is locked while a process uses the directory.
 pub const LOCK_FILE: &str = "lock";
@@ -79,7 +79,8 @@ impl Disk for RealDisk {
                 options.write(true).create_new(true);
             }
         }
-        Ok(Arc::new(RealFile { file: options.open(self.path(path)?)? }))
+        let path = self.path(path)?;
+        Ok(Arc::new(RealFile { file: options.open(&path)?, path, direct: OnceLock::new() }))
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
@@ -127,6 +128,20 @@ impl Disk for RealDisk {
 #[derive(Debug)]
 struct RealFile {
     file: File,
+    path: PathBuf,
+    /// The same file without the page cache, opened at the first write of pages; `None` where that cannot be.
+    direct: OnceLock<Option<File>>,
+}
+
+impl RealFile {
+    fn direct(&self) -> Option<&File> {
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).custom_flags(OFlags::DIRECT.bits() as i32);
+            options.open(&self.path).ok()
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
 }
 
 impl DiskFile for RealFile {
@@ -165,8 +180,28 @@ impl DiskFile for RealFile {
         Ok(())
     }
 
+    fn write_pages(&self, pages: &PageBuf, at: u64) -> io::Result<()> {
+        let bytes = pages.bytes();
+        let mut done = 0;
+        while let (Some(direct), true) = (self.direct(), done < bytes.len()) {
+            match direct.write_at(&bytes[done..], at + done as u64) {
+                Ok(0) => {
+                    return Err(io::Error::new(io::ErrorKind::WriteZero, "the file takes no more bytes"));
+                }
+                Ok(n) => done += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A device of larger blocks, or a file system that only pretends: the page cache takes the rest.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.write_at(&[IoSlice::new(&bytes[done..])], at + done as u64)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.file)?)
+        // One file, whichever handle wrote: fdatasync is about the file.
+        let file = self.direct.get().and_then(Option::as_ref).unwrap_or(&self.file);
+        Ok(rustix::fs::fdatasync(file)?)
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use longshore_io::real::RealDisk;
-use longshore_io::{Disk, OpenMode};
+use longshore_io::{Disk, OpenMode, PAGE_BYTES, PageBuf};
 use std::io::{ErrorKind, IoSlice};
 
 #[test]
@@ -40,6 +40,30 @@ fn files_and_names_work_as_the_traits_say() {
             "{path}"
         );
     }
+}
+
+#[test]
+fn pages_and_other_writes_see_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(directory.path()).unwrap();
+    let file = disk.open("a", OpenMode::Create).unwrap();
+    file.write_at(&[IoSlice::new(&[1; 3 * PAGE_BYTES])], 0).unwrap();
+    let mut read = vec![0; 3 * PAGE_BYTES];
+    file.read_at(&mut read, 0).unwrap();
+    let mut pages = PageBuf::new(1);
+    pages.put(&[2; 100]);
+    pages.pad();
+    // What a read left in the cache is not read again after a write past it, and not written over it either.
+    file.write_pages(&pages, PAGE_BYTES as u64).unwrap();
+    file.write_at(&[IoSlice::new(&[3; 10])], 50).unwrap();
+    file.sync_data().unwrap();
+    let reader = disk.open("a", OpenMode::Read).unwrap();
+    reader.read_at(&mut read, 0).unwrap();
+    let mut expected = vec![1; 3 * PAGE_BYTES];
+    expected[50..60].fill(3);
+    expected[PAGE_BYTES..2 * PAGE_BYTES].fill(0);
+    expected[PAGE_BYTES..PAGE_BYTES + 100].fill(2);
+    assert!(read == expected);
 }
 
 #[test]

@@ -33,6 +33,7 @@ mod read;
 mod recovery;
 mod segment;
 mod table;
+mod tail_pages;
 mod take;
 #[cfg(test)]
 mod tests;

@@ -8,15 +8,15 @@ use crate::format::SegmentHeader;
 use crate::manifest::{DIR, Manifest, Named};
 use crate::segment::{Segment, path_of};
 use crate::types::{LogError, SegmentId};
-use longshore_io::{Disk, DiskFile, OpenMode};
+use longshore_io::{Disk, DiskFile, OpenMode, PAGE_BYTES, PageBuf};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Zeros are written in pieces of this size, in bytes.
-const ZEROS_BYTES: usize = 1 << 20;
+/// Zeros are written in pieces of so many pages.
+const ZEROS_PAGES: usize = 64;
 
 /// Why there is no new segment.
 #[derive(Debug)]
@@ -234,14 +234,21 @@ impl Change {
     }
 }
 
-/// Writes zeros from `from` up to `end`; not synced.
+/// Writes zeros from `from` up to `end`; not synced. Past the page cache, and piece by piece: a large heap of dirty pages
+/// would be flushed in one go, and the writer's sync would wait behind it.
 pub(crate) fn write_zeros(file: &dyn DiskFile, from: u64, end: u64) -> io::Result<()> {
-    let zeros = vec![0u8; ZEROS_BYTES.min(end.saturating_sub(from) as usize)];
-    let mut at = from;
-    while at < end {
-        let n = (end - at).min(zeros.len() as u64) as usize;
-        file.write_at(&[IoSlice::new(&zeros[..n])], at)?;
-        at += n as u64;
+    let page = PAGE_BYTES as u64;
+    let (first, last) = (from.next_multiple_of(page).min(end), end - end % page);
+    let few = [0; PAGE_BYTES];
+    file.write_at(&[IoSlice::new(&few[..(first - from) as usize])], from)?;
+    let mut zeros = PageBuf::new(ZEROS_PAGES);
+    let all = vec![0; ZEROS_PAGES * PAGE_BYTES];
+    let mut at = first;
+    while at < last {
+        zeros.keep(0, 0);
+        zeros.put(&all[..(last - at).min(all.len() as u64) as usize]);
+        file.write_pages(&zeros, at)?;
+        at += zeros.len() as u64;
     }
-    Ok(())
+    file.write_at(&[IoSlice::new(&few[..(end - at) as usize])], at)
 }

@@ -1,20 +1,17 @@
 //! The log thread's half: group commit.
 //!
-//! Duty: one vectored write and one fdatasync for everything that waits. Danger: whatever is reported here as written
+//! Duty: one write (of pages, see `tail_pages`) and one fdatasync for everything that waits. Danger: whatever is reported here as written
 //! has been promised; after an error nothing more is written or reported. Called by the log thread only.
 
-use crate::format::{self, BatchHeader, Body, GroupList, Mark, Record};
+use crate::format::{self, BATCH_ALIGN, BatchHeader, Body, GroupList, Mark, Record};
 use crate::pool::{Pool, PoolError};
 use crate::segment::Segment;
+use crate::tail_pages::TailPages;
 use crate::types::{LogError, Place, SegmentId};
-use bytes::Bytes;
 use longshore_wire::{Index, ShardId, Term};
 use std::collections::{BTreeSet, VecDeque};
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
-
-/// Data up to this size is copied beside its header instead of getting a slice of its own, in bytes.
-const COPY_BYTES_MAX: usize = 256;
 
 /// What the store thread asks to be written, in order. Made by [`crate::NodeLog::take_request`].
 #[derive(Debug, Default)]
@@ -135,8 +132,7 @@ pub struct LogWriter {
     body_bytes_max: usize,
     groups_listed_max: usize,
     failed: Option<(String, io::ErrorKind)>,
-    /// Reused for headers and small data.
-    scratch: Vec<u8>,
+    pages: TailPages,
 }
 
 /// The next batch, before it is taken out of the queue.
@@ -144,12 +140,6 @@ struct Chunk {
     records: usize,
     body_bytes: usize,
     groups: GroupList,
-}
-
-/// A piece of the vectored write.
-enum Piece {
-    Scratch(usize, usize),
-    Data(Bytes),
 }
 
 impl LogWriter {
@@ -164,11 +154,11 @@ impl LogWriter {
             body_bytes_max,
             groups_listed_max,
             failed: None,
-            scratch: Vec::new(),
+            pages: TailPages::new(),
         }
     }
 
-    /// Writes all `requests` after those before them: one vectored write and one fdatasync for all (more only when
+    /// Writes all `requests` after those before them: one write and one fdatasync for all (more only when
     /// they exceed `batch_bytes_max` or the segment). Tickets without records wait for earlier writes and cost no sync.
     /// On a full disk what does not fit waits in here, in order.
     ///
@@ -253,29 +243,9 @@ impl LogWriter {
         };
         let total_bytes = header.total_bytes();
         let (segment, start, is_new) = self.room_for(total_bytes)?;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        header.encode(segment.seed, start, &mut scratch);
-        let mut pieces = Vec::with_capacity(chunk.records + 1);
-        let mut position = start + header.header_bytes() as u64;
-        let mut scratch_from = 0;
-        for (serial, record) in self.take_records(chunk.records) {
-            completion.written.push(Written::of(&record, serial, segment.id, position));
-            let data = record.encode(segment.seed, position, &mut scratch);
-            position += record.len() as u64;
-            if data.len() <= COPY_BYTES_MAX {
-                scratch.extend_from_slice(&data);
-            } else {
-                pieces.push(Piece::Scratch(scratch_from, scratch.len()));
-                pieces.push(Piece::Data(data));
-                scratch_from = scratch.len();
-            }
-        }
-        scratch.resize(scratch.len() + (start + total_bytes - position) as usize, 0);
-        pieces.push(Piece::Scratch(scratch_from, scratch.len()));
-        let synced = write_and_sync(&segment, &pieces, &scratch, start);
-        self.scratch = scratch;
-        synced.map_err(|source| PoolError::Failed(LogError::Failed { path: segment.path(), source }))?;
+        let records = self.take_records(chunk.records);
+        let written = write_batch(&mut self.pages, &segment, start, &header, &records, completion);
+        written.map_err(|source| PoolError::Failed(LogError::Failed { path: segment.path(), source }))?;
         self.active = Some((Arc::clone(&segment), start + total_bytes));
         if is_new {
             completion.opened.push((segment, header.sequence));
@@ -297,15 +267,31 @@ impl LogWriter {
     }
 }
 
-fn write_and_sync(segment: &Segment, pieces: &[Piece], scratch: &[u8], at: u64) -> io::Result<()> {
-    let slices: Vec<IoSlice<'_>> = pieces
-        .iter()
-        .map(|piece| match piece {
-            Piece::Scratch(from, to) => IoSlice::new(&scratch[*from..*to]),
-            Piece::Data(data) => IoSlice::new(data),
-        })
-        .collect();
+/// Encodes the batch, writes it and syncs it.
+fn write_batch(
+    pages: &mut TailPages,
+    segment: &Segment,
+    start: u64,
+    header: &BatchHeader,
+    records: &[(u64, Record)],
+    completion: &mut Completion,
+) -> io::Result<()> {
     let file = segment.writable()?;
-    file.write_at(&slices, at)?;
+    pages.begin(segment, file.as_ref(), start)?;
+    let mut scratch = Vec::with_capacity(header.header_bytes());
+    header.encode(segment.seed, start, &mut scratch);
+    pages.put(file.as_ref(), &scratch)?;
+    let mut position = start + header.header_bytes() as u64;
+    for (serial, record) in records {
+        completion.written.push(Written::of(record, *serial, segment.id, position));
+        scratch.clear();
+        let data = record.encode(segment.seed, position, &mut scratch);
+        pages.put(file.as_ref(), &scratch)?;
+        pages.put(file.as_ref(), &data)?;
+        position += record.len() as u64;
+    }
+    let end = start + header.total_bytes();
+    pages.put(file.as_ref(), &[0; BATCH_ALIGN as usize][..(end - position) as usize])?;
+    pages.finish(file.as_ref(), segment.bytes)?;
     file.sync_data()
 }
