@@ -63,6 +63,7 @@ mod mail;
 mod membership;
 pub mod mutations;
 mod rng;
+mod space;
 mod storage;
 mod store;
 

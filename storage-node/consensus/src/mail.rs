@@ -5,8 +5,7 @@
 
 use crate::api::{Frame, Lane};
 use crate::codec::message::{split_append, travels};
-use crate::codec::{Answer, Beat, FrameWriter};
-use longshore_io::WallMs;
+use crate::codec::{Answer, Beat, FrameWriter, NodeState};
 use longshore_wire::{NodeId, ReplicaId, ShardId};
 use raft::eraftpb::Message;
 use std::collections::BTreeMap;
@@ -78,7 +77,7 @@ impl Mail {
         mut self,
         round: Option<u64>,
         peers: impl Iterator<Item = NodeId>,
-        wall: WallMs,
+        state: NodeState,
     ) -> (Vec<Frame>, Vec<Frame>) {
         if round.is_some() {
             for node in peers {
@@ -92,7 +91,7 @@ impl Mail {
                 control.beats(round, &letterbox.beats);
             }
             for (round, answers) in &letterbox.answers {
-                control.answers(*round, wall, answers);
+                control.answers(*round, state, answers);
             }
             letters(to, control, letterbox.now, &mut now);
             letters(to, FrameWriter::default(), letterbox.held, &mut held);

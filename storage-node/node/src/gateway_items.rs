@@ -202,7 +202,7 @@ impl Host {
         if batch.bytes().len() > BATCH_BYTES_MAX || batch.verify().is_err() || !only_client_items(&batch) {
             return self.links.send(turn.link, refuse(v1::Refused::Malformed));
         }
-        if self.is_short_of_space(host.id) && has_append(&batch) {
+        if self.is_short_of_space(turn.store, host.id) && has_append(&batch) {
             return self.links.send(turn.link, refuse(v1::Refused::NoSpace));
         }
         if !self.ensure_session(turn, host) {

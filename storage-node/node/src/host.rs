@@ -17,7 +17,7 @@ use crate::usage::Usage;
 use crate::{META, NodeConfig};
 use bytes::Bytes;
 use longshore_checkpoint::PageStore;
-use longshore_consensus::{Machine, Membership, Role, SnapshotMeta, SnapshotPages};
+use longshore_consensus::{Machine, Membership, Role, SnapshotMeta, SnapshotPages, Store};
 use longshore_io::Mono;
 use longshore_meta::Meta;
 use longshore_proto::v1::meta_command::Command;
@@ -55,7 +55,9 @@ pub(crate) struct Host {
     pub waiting_for_purge: Waiting,
     pub replies: Vec<(Ticket, Reply)>,
     pub addresses: Vec<(NodeId, String)>,
-    /// This node's disk is below its reserve.
+    /// What the data directory can still take, in bytes, as far as this node was told.
+    pub free_bytes: u64,
+    /// Gateways were told that publishes are refused here.
     pub blocked: bool,
     /// What this node asks meta for until the cluster is formed.
     pub formation: Option<v1::FormCluster>,
@@ -102,6 +104,7 @@ impl Host {
             waiting_for_purge: BTreeMap::new(),
             replies: Vec::new(),
             addresses: Vec::new(),
+            free_bytes: u64::MAX,
             blocked: false,
             formation: None,
             replace_checkpoint: BTreeSet::new(),
@@ -154,10 +157,18 @@ impl Host {
         }
     }
 
-    /// What the data directory can still take: below the reserve, publishes are refused and gateways told.
-    pub fn free_bytes(&mut self, bytes: u64) {
+    /// What the data directory can still take.
+    pub fn free_bytes(&mut self, store: &mut Store, bytes: u64) {
         metrics::gauge!("longshore_disk_free_bytes", "node" => self.node.to_string()).set(bytes as f64);
-        let blocked = bytes < self.config.reserve_bytes;
+        self.free_bytes = bytes;
+        store.set_short_of_space(bytes < self.config.reserve_bytes);
+        self.tell_blocked(store);
+    }
+
+    /// Gateways hear whether some shard that this node leads refuses publishes.
+    pub fn tell_blocked(&mut self, store: &Store) {
+        let mut led = self.shards.iter().filter(|(_, host)| host.is_leader().is_some());
+        let blocked = led.any(|(shard, _)| self.is_short_of_space(store, *shard));
         if blocked != self.blocked {
             self.blocked = blocked;
             for link in self.links.all().collect::<Vec<_>>() {
@@ -184,9 +195,10 @@ impl Host {
         }
     }
 
-    /// Whether publishes into a shard must be refused for lack of disk space.
-    pub fn is_short_of_space(&self, _shard: ShardId) -> bool {
-        self.blocked
+    /// Whether publishes into a shard must be refused for lack of disk space: a majority of its replicas is below the
+    /// reserve, or this node, which leads it, below half of it. The rest is for acks, deletes and the rewriting of files.
+    pub fn is_short_of_space(&self, store: &Store, shard: ShardId) -> bool {
+        store.lacks_space(shard) || self.free_bytes < self.config.reserve_bytes / 2
     }
 
     /// Answers those who waited for a log to exist, or to be purged.

@@ -19,6 +19,8 @@ use std::collections::btree_map::Entry;
 
 /// Changes in one message to a follower.
 const CHANGES_PER_MESSAGE: usize = 2_000;
+/// Commands that this node itself wants in one entry.
+const WANTED_PER_ENTRY: usize = 500;
 /// Calls that may wait for their command to be applied.
 const CALLS_MAX: usize = 65_536;
 /// A call that was not answered after this long never will be (its entry was lost with a leader), in milliseconds.
@@ -248,6 +250,20 @@ impl MetaHost {
             ));
             first = false;
         }
+    }
+
+    /// What this node itself wants applied: several commands of a turn make one entry.
+    pub fn take_wanted(&mut self) -> Vec<MetaCommand> {
+        let mut wanted = std::mem::take(&mut self.wanted);
+        let mut entries = Vec::new();
+        while wanted.len() > 1 {
+            let rest = wanted.split_off(wanted.len().min(WANTED_PER_ENTRY));
+            let commands = std::mem::replace(&mut wanted, rest);
+            let many = Some(Command::Many(v1::Many { commands }));
+            entries.push(MetaCommand { command: many, ..MetaCommand::default() });
+        }
+        entries.append(&mut wanted);
+        entries
     }
 
     /// What is due: changes to followers, answered renewals, ended leases, passed barriers.

@@ -390,7 +390,7 @@ impl Node {
 
     /// Proposes what this node wants of meta, or leaves it for the leader of meta to hear.
     fn propose_meta(&mut self, now: Mono, out: &mut Output) -> bool {
-        let wanted = std::mem::take(&mut self.host.meta.wanted);
+        let wanted = self.host.meta.take_wanted();
         if !self.host.meta.is_leader() {
             out.meta_commands.extend(wanted);
             return false;
@@ -432,7 +432,7 @@ impl Node {
                 let result = self.store.transfer(shard, to).map_err(|error| error.to_string());
                 out.replies.push((ticket, Reply::Transfer(result)));
             }
-            Input::FreeBytes(bytes) => self.host.free_bytes(bytes),
+            Input::FreeBytes(bytes) => self.host.free_bytes(&mut self.store, bytes),
             Input::JoinMeta(replica) => {
                 if !self.has_meta() && self.store.join(META, replica, now).is_ok() {
                     self.host.replicas.insert(META, replica);
@@ -563,6 +563,7 @@ impl Node {
             self.host.records.uploads_from(*group, from);
         }
         self.host.tend_usage(now);
+        self.host.tell_blocked(&self.store);
         if let Some(job) = self.store.maintain() {
             out.tasks.push(Task::Log(job));
         }

@@ -9,7 +9,7 @@
 //! | kind | what |
 //! |---|---|
 //! | 1 | beats: round u64, count u32, then group u32, to u64, from u64, term u64, commit u64, floor u64 each |
-//! | 2 | answers: round u64, wall clock u64 (ms), count u32, then group u32, to, from, term, commit u64 each |
+//! | 2 | answers: round u64, wall clock u64 (ms), flags u8 (1: short of disk space), count u32, then group u32, to, from, term, commit u64 each |
 //! | 3 | message: group u32 and a Raft message ([`message`]) |
 
 pub(crate) mod conf;
@@ -29,6 +29,8 @@ const HEADER_BYTES: usize = 5;
 const BEATS: u8 = 1;
 const ANSWERS: u8 = 2;
 const MESSAGE: u8 = 3;
+/// A flag of a node's state.
+const SHORT_OF_SPACE: u8 = 1;
 const BEAT_BYTES: usize = 4 + 5 * 8;
 const ANSWER_BYTES: usize = 4 + 4 * 8;
 /// Groups in one section of beats or answers; more go into further sections.
@@ -56,11 +58,19 @@ pub(crate) struct Answer {
     pub commit: Index,
 }
 
+/// What a node says of itself with its answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeState {
+    pub wall: WallMs,
+    /// Its disk is below its reserve.
+    pub short_of_space: bool,
+}
+
 /// One part of a frame.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Section {
     Beats { round: u64, beats: Vec<Beat> },
-    Answers { round: u64, wall: WallMs, answers: Vec<Answer> },
+    Answers { round: u64, state: NodeState, answers: Vec<Answer> },
     Message { group: ShardId, message: Message },
 }
 
@@ -115,14 +125,15 @@ impl FrameWriter {
     }
 
     /// Adds the answers to a round.
-    pub(crate) fn answers(&mut self, round: u64, wall: WallMs, answers: &[Answer]) {
+    pub(crate) fn answers(&mut self, round: u64, state: NodeState, answers: &[Answer]) {
         let mut chunks = answers.chunks(SECTION_GROUPS_MAX);
         let mut next = Some(chunks.next().unwrap_or(&[]));
         while let Some(chunk) = next {
-            let out = self.room(21 + chunk.len() * ANSWER_BYTES);
+            let out = self.room(22 + chunk.len() * ANSWER_BYTES);
             out.put_u8(ANSWERS);
             out.put_u64_le(round);
-            out.put_u64_le(wall.0);
+            out.put_u64_le(state.wall.0);
+            out.put_u8(if state.short_of_space { SHORT_OF_SPACE } else { 0 });
             out.put_u32_le(chunk.len() as u32);
             for a in chunk {
                 out.put_u32_le(a.group.0);
@@ -194,6 +205,7 @@ fn read_beats(r: &mut Reader) -> Result<Section, DecodeError> {
 fn read_answers(r: &mut Reader) -> Result<Section, DecodeError> {
     let round = r.u64()?;
     let wall = WallMs(r.u64()?);
+    let short_of_space = r.u8()? & SHORT_OF_SPACE != 0;
     let n = r.count(ANSWER_BYTES)?;
     let mut answers = Vec::with_capacity(n);
     for _ in 0..n {
@@ -205,7 +217,7 @@ fn read_answers(r: &mut Reader) -> Result<Section, DecodeError> {
             commit: Index(r.u64()?),
         });
     }
-    Ok(Section::Answers { round, wall, answers })
+    Ok(Section::Answers { round, state: NodeState { wall, short_of_space }, answers })
 }
 
 #[cfg(test)]

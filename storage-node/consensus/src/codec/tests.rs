@@ -40,7 +40,7 @@ fn sample_frame() -> Bytes {
     );
     w.answers(
         6,
-        WallMs(1_700_000_000_000),
+        NodeState { wall: WallMs(1_700_000_000_000), short_of_space: true },
         &[Answer {
             group: ShardId(3),
             to: ReplicaId(2),
@@ -60,7 +60,8 @@ fn a_frame_comes_back_as_it_went() {
     let sections = decode_frame(sample_frame()).unwrap();
     assert_eq!(sections.len(), 3);
     assert!(matches!(&sections[0], Section::Beats { round: 7, beats } if beats[0].floor == Index(2)));
-    assert!(matches!(&sections[1], Section::Answers { round: 6, wall, .. } if wall.0 == 1_700_000_000_000));
+    let said = NodeState { wall: WallMs(1_700_000_000_000), short_of_space: true };
+    assert!(matches!(&sections[1], Section::Answers { round: 6, state, .. } if *state == said));
     assert_eq!(sections[2], Section::Message { group: ShardId(9), message: append(5, &[10, 0, 200]) });
 }
 
@@ -68,7 +69,7 @@ fn a_frame_comes_back_as_it_went() {
 fn an_empty_round_still_travels() {
     let mut w = FrameWriter::default();
     w.beats(1, &[]);
-    w.answers(1, WallMs(5), &[]);
+    w.answers(1, NodeState { wall: WallMs(5), short_of_space: false }, &[]);
     let sections = decode_frame(w.finish()[0].clone()).unwrap();
     assert_eq!(sections.len(), 2);
 }

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::group::{Begin, Group, Hard, max_election_ticks, min_election_ticks};
 use crate::journal::{decode_conf, first_conf, from_log};
 use crate::lease::Rounds;
+use crate::space::Space;
 use crate::storage::GroupStorage;
 use crate::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Membership};
 use bytes::Bytes;
@@ -33,6 +34,7 @@ pub struct Store {
     dirty: BTreeSet<ShardId>,
     rounds: Rounds,
     clocks: Clocks,
+    space: Space,
     next_tick: Mono,
     ticks: u64,
     /// Number of the newest write submitted, and of the newest one synced.
@@ -58,6 +60,7 @@ impl Store {
             dirty: BTreeSet::new(),
             rounds: Rounds::default(),
             clocks: Clocks::default(),
+            space: Space::default(),
             ticks: 0,
             submitted: 0,
             written: 0,
@@ -303,6 +306,17 @@ impl Store {
         found.ask_transfer(voter.ok_or(ProposeError::Busy)?);
         self.dirty.insert(group);
         Ok(())
+    }
+
+    /// This node's disk is below its reserve, or above it again: its peers hear it with the answers to their heartbeats.
+    pub fn set_short_of_space(&mut self, short: bool) {
+        self.space.note(self.config.node, short);
+    }
+
+    /// Whether a majority of the group's voters is short of disk space, as far as this node has heard: a leader then
+    /// takes no publishes. False for a group that is not here.
+    pub fn lacks_space(&self, group: ShardId) -> bool {
+        self.groups.get(&group).is_some_and(|group| self.space.is_majority_short(group.members()))
     }
 
     /// The members of a group as this node's log has them, also of one that is not open; `None` if it has none.

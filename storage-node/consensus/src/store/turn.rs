@@ -5,7 +5,7 @@
 
 use super::Store;
 use crate::api::{Action, Event, Held, Machine, Output};
-use crate::codec::{Section, decode_frame};
+use crate::codec::{NodeState, Section, decode_frame};
 use crate::group::{Duty, Turn};
 use crate::journal::{Batch, from_log};
 use crate::mail::Mail;
@@ -59,6 +59,7 @@ impl Store {
             dirty: &mut dirty,
             rounds: &self.rounds,
             clocks: &mut self.clocks,
+            space: &mut self.space,
             malformed: &mut self.malformed_frames,
         };
         if synced {
@@ -137,7 +138,8 @@ impl Store {
     fn seal(&mut self, mail: Mail, now: Mono, wall: WallMs, beat_due: bool, touched: bool, out: &mut Output) {
         let round = (beat_due || mail.has_beats()).then(|| self.rounds.begin(now));
         let peers = if round.is_some() { self.peers() } else { BTreeSet::new() };
-        let (frames, held) = mail.seal(round, peers.into_iter(), wall);
+        let state = NodeState { wall, short_of_space: self.space.is_short(self.config.node) };
+        let (frames, held) = mail.seal(round, peers.into_iter(), state);
         out.frames.extend(frames);
         let ticket = self.submitted + 1;
         if touched || !held.is_empty() {
@@ -184,6 +186,7 @@ struct Work<'a> {
     dirty: &'a mut BTreeSet<ShardId>,
     rounds: &'a crate::lease::Rounds,
     clocks: &'a mut crate::clock::Clocks,
+    space: &'a mut crate::space::Space,
     malformed: &'a mut u64,
 }
 
@@ -241,10 +244,11 @@ impl Work<'_> {
                         self.with(b.group, |g| g.beat(round, b, turn));
                     }
                 }
-                Section::Answers { round, wall, answers } => {
+                Section::Answers { round, state, answers } => {
+                    self.space.note(from, state.short_of_space);
                     let sent = self.rounds.sent(round);
                     if let Some(sent) = sent {
-                        self.clocks.answered(from, sent, turn.now, wall);
+                        self.clocks.answered(from, sent, turn.now, state.wall);
                     }
                     for a in answers.iter().filter(|a| sent_by(a.from)) {
                         self.with(a.group, |g| g.answered(round, sent, a, turn));

@@ -253,3 +253,20 @@ fn the_same_seed_gives_the_same_run() {
     };
     assert_eq!(run(12), run(12));
 }
+
+#[test]
+fn a_leader_hears_when_a_majority_is_short_of_space() {
+    let mut c = Cluster::new(31, 3, 1);
+    let leader = put(&mut c, 1);
+    let followers: Vec<_> = c.ids().into_iter().filter(|n| *n != leader).collect();
+    let say = |c: &mut Cluster, node: NodeId, short: bool| {
+        c.node(node).process.as_mut().unwrap().store.set_short_of_space(short);
+        c.run_ms(1_000);
+        c.node(leader).process.as_ref().unwrap().store.lacks_space(G)
+    };
+    assert!(!say(&mut c, followers[0], true), "one of three");
+    assert!(say(&mut c, followers[1], true), "both followers, and the leader itself has space");
+    assert!(!say(&mut c, followers[0], false));
+    assert!(say(&mut c, leader, true), "the leader and a follower");
+    assert!(!say(&mut c, followers[1], false), "the leader alone");
+}
