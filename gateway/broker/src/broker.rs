@@ -179,9 +179,10 @@ impl Broker {
     pub async fn start(config: BrokerConfig, patience: Duration) -> Result<Broker, BrokerError> {
         let config = Arc::new(config);
         let client = Arc::new(MetaClient::new(config.nodes.clone(), config.tls.clone()));
+        let view = Arc::new(Metadata::new(config.arguments));
         let core = Arc::new(Core {
-            view: Arc::new(Metadata::new(config.arguments)),
-            batch: MetaBatch::start(client.clone(), config.operation_timeout),
+            batch: MetaBatch::start(client.clone(), view.clone(), config.operation_timeout),
+            view,
             client,
             config,
             engine: RwLock::new(None),

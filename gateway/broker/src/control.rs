@@ -170,6 +170,9 @@ impl Control {
             Destination::Exchange(name) => {
                 self.exchange(name).ok_or_else(|| missing(name)).map(|_| (false, (0, 0)))
             }
+            Destination::Queue(name) if queues::own_queue(&self.engine, &self.state, name).is_some() => {
+                Ok((true, (self.engine.session.0, self.state.id.0)))
+            }
             Destination::Queue(name) => {
                 let found = queues::find_mine(&self.engine, &self.state, name).await?;
                 if found.info.durable {
@@ -201,7 +204,9 @@ impl Control {
         };
         let (claimed, bound) = self.engine.meta.submit_both(claim, bind, true).await?;
         queues::meta_error(&claimed.reply, "queue", name)?;
-        self.engine.transients.claimed(self.state.namespace.id.0, name);
+        if !self.engine.transients.claimed(self.state.namespace.id.0, name) {
+            self.engine.meta.forget_queue(self.state.namespace.id, name);
+        }
         queues::meta_error(&bound.reply, "binding", name)?;
         let revision = bound.reply.revision.max(claimed.reply.revision);
         self.engine.applied_everywhere(revision).await

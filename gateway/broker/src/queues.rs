@@ -84,6 +84,16 @@ pub(crate) async fn find(engine: &Engine, who: &ConnectionState, name: &str) -> 
     Ok(Found { info, shard, counts: found.counts.map(counts), entry: None })
 }
 
+/// Where a queue is that this connection declared for itself alone: its leader need not be asked who may use it.
+/// Not one that can end by itself, since then only the leader knows whether it exists.
+pub(crate) fn own_queue(engine: &Engine, who: &ConnectionState, name: &str) -> Option<(ShardId, LogId)> {
+    let owned = engine.transients.owned(who.namespace.id.0, name)?;
+    let declare = &owned.declare;
+    let sure = declare.exclusive && !declare.auto_delete && declare.expires_ms == 0;
+    let log = engine.transients.log(who.namespace.id.0, name)?;
+    (sure && owned.connection == who.id).then_some((ShardId(declare.shard), log))
+}
+
 /// As [`find`], refused if the queue is exclusive to another connection.
 pub(crate) async fn find_mine(
     engine: &Engine,
@@ -208,7 +218,14 @@ async fn declare_transient(
     declare: &QueueDeclare,
 ) -> Result<QueueState, BrokerError> {
     let namespace = who.namespace.id;
-    if let Some(entry) = who.namespace.queue(name) {
+    let leaving = |entry: &QueueEntry| {
+        // This gateway's claim of a queue that it has no more: it goes with what waits for meta's next entry, and a
+        // new claim goes behind it.
+        !entry.queue.durable
+            && entry.queue.owner_session == engine.session.0
+            && engine.transients.owned(namespace.0, name).is_none()
+    };
+    if let Some(entry) = who.namespace.queue(name).filter(|entry| !leaving(entry)) {
         if !convert::queue_info(&entry, engine.session.0, who.id.0).accessible {
             return Err(BrokerError::ResourceLocked(format!("queue '{name}'")));
         }
@@ -234,12 +251,15 @@ async fn declare_transient(
         expires_ms: declare.expires_ms,
         single_active: declare.single_active,
     };
-    let made = engine.declare_transient(&message).await?;
-    let owned =
-        Owned { namespace: who.namespace.clone(), declare: message, connection: who.id, claimed: given };
-    if made.created || declare.exclusive {
-        engine.transients.own(name.into(), owned);
-    }
+    let owned = Owned {
+        namespace: who.namespace.clone(),
+        declare: message,
+        connection: who.id,
+        named_by_client: given,
+        claimed: given,
+        made: false,
+    };
+    let made = make_transient(engine, who, name, owned).await?;
     engine.transients.learn(namespace.0, &name.into(), LogId(made.log));
     let counts = made.counts.map(counts).unwrap_or_default();
     Ok(QueueState {
@@ -248,6 +268,42 @@ async fn declare_transient(
         consumers: counts.consumers,
         created: made.created,
     })
+}
+
+/// Has the leader make a queue, which is this gateway's from then on.
+async fn make_transient(
+    engine: &Arc<Engine>,
+    who: &ConnectionState,
+    name: &str,
+    owned: Owned,
+) -> Result<v1::TransientQueue, BrokerError> {
+    let (namespace, exclusive) = (who.namespace.id.0, owned.declare.exclusive);
+    let early = engine.transients.own_early(name.into(), &owned);
+    match engine.declare_transient(&owned.declare).await {
+        Ok(mut made) => {
+            // A change of leader may have had it made before this request came.
+            let earlier = engine.transients.owned(namespace, name).is_some_and(|known| known.made);
+            made.created |= early && earlier;
+            if made.created || exclusive {
+                engine.transients.own(name.into(), Owned { made: true, ..owned });
+            } else if early {
+                engine.transients.disown(namespace, name);
+            }
+            if exclusive && who.is_closed() {
+                // Its end may have passed before the queue was there.
+                engine.drop_owned(who);
+                return Err(BrokerError::Closed);
+            }
+            Ok(made)
+        }
+        Err(error) => {
+            // Without an answer it may exist: an exclusive one then goes with its connection.
+            if early && !(exclusive && matches!(error, BrokerError::Unavailable(_))) {
+                engine.transients.disown(namespace, name);
+            }
+            Err(error)
+        }
+    }
 }
 
 fn claim_message(engine: &Engine, who: &ConnectionState, name: &str, declare: &QueueDeclare) -> Command {
@@ -309,6 +365,13 @@ pub(crate) async fn delete(
     if_unused: bool,
     if_empty: bool,
 ) -> Result<u64, BrokerError> {
+    if let Some((shard, log)) = own_queue(engine, who, name) {
+        match delete_transient(engine, who, name, (shard, log), if_unused, if_empty).await {
+            // It was made again elsewhere meanwhile: look for it.
+            Err(BrokerError::NotFound { .. }) => {}
+            result => return result,
+        }
+    }
     let found = find_mine(engine, who, name).await?;
     if found.entry.is_some() {
         let counts = count(engine, &found).await?;
@@ -321,11 +384,22 @@ pub(crate) async fn delete(
         delete_in_meta(engine, who, name, found.info.log, false).await?;
         return Ok(counts.ready);
     }
+    delete_transient(engine, who, name, (found.shard, found.info.log), if_unused, if_empty).await
+}
+
+async fn delete_transient(
+    engine: &Engine,
+    who: &ConnectionState,
+    name: &str,
+    (shard, log): (ShardId, LogId),
+    if_unused: bool,
+    if_empty: bool,
+) -> Result<u64, BrokerError> {
     let make = |request| {
-        let (shard, log) = (found.shard.0, found.info.log.0);
+        let (shard, log) = (shard.0, log.0);
         Item::TransientDelete(v1::TransientDelete { request, shard, log, if_unused, if_empty, owner: 0 })
     };
-    let result = engine.ask_for(found.shard, name, make).await?;
+    let result = engine.ask_for(shard, name, make).await?;
     forget_transient(engine, who, name).await?;
     match result {
         answer::Result::Done(count) => Ok(count),
@@ -370,9 +444,17 @@ pub(crate) async fn delete_if_unused(engine: &Arc<Engine>, who: &ConnectionState
     }
 }
 
-/// A transient queue is gone: its name and its bindings go from meta, if meta knows it.
+/// A transient queue is gone: its name and its bindings go from meta, if meta knows it. Waited for only where the
+/// client chose the name, which another one may want next: until its bindings are gone, a message routed by them finds
+/// no queue, as it would without them.
 async fn forget_transient(engine: &Engine, who: &ConnectionState, name: &str) -> Result<(), BrokerError> {
     let owned = engine.transients.disown(who.namespace.id.0, name);
+    if let Some(owned) = owned.as_ref().filter(|owned| !owned.named_by_client) {
+        if owned.claimed {
+            engine.meta.forget_queue(who.namespace.id, name);
+        }
+        return Ok(());
+    }
     if owned.is_some_and(|owned| owned.claimed) || who.namespace.queue(name).is_some() {
         delete_in_meta(engine, who, name, LogId(0), true).await?;
     }

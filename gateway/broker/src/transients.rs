@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use longshore_proto::v1::{self, answer, gateway_item::Item};
 use longshore_wire::record::{NewRecord, Record};
 use longshore_wire::{DecodeError, LogId, NodeId, ShardId};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -33,8 +34,12 @@ pub(crate) struct Owned {
     pub namespace: Arc<Namespace>,
     pub declare: v1::TransientDeclare,
     pub connection: ConnectionId,
+    /// The client chose its name; else the broker did, and no other client looks for it.
+    pub named_by_client: bool,
     /// Its name is claimed in meta.
     pub claimed: bool,
+    /// A leader has made it for this gateway; until then it may be another gateway's.
+    pub made: bool,
 }
 
 /// A publish on its way to transient queues.
@@ -118,6 +123,29 @@ impl Transients {
         }
     }
 
+    /// Notes a queue before its leader is asked to make it: should that leader be lost once it has answered, the
+    /// queue is made again with the others. False: it was noted before.
+    pub fn own_early(&self, name: Arc<str>, owned: &Owned) -> bool {
+        match lock(&self.owned).entry((owned.namespace.id.0, name)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(owned.clone());
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// A leader was asked for a queue again. False: the queue was deleted meanwhile.
+    fn made_again(&self, namespace: u32, name: &str, created: bool) -> bool {
+        let mut owned = lock(&self.owned);
+        let owned = owned.get_mut(&(namespace, name.into()));
+        let known = owned.is_some();
+        if let Some(owned) = owned {
+            owned.made |= created;
+        }
+        known
+    }
+
     /// Notes a queue that a connection declared.
     pub fn own(&self, name: Arc<str>, owned: Owned) {
         lock(&self.owned).insert((owned.namespace.id.0, name), owned);
@@ -128,11 +156,15 @@ impl Transients {
         lock(&self.owned).get(&(namespace, name.into())).cloned()
     }
 
-    /// The name of a queue of this gateway is claimed in meta now.
-    pub fn claimed(&self, namespace: u32, name: &str) {
-        if let Some(owned) = lock(&self.owned).get_mut(&(namespace, name.into())) {
+    /// The name of a queue of this gateway is claimed in meta now. False: the queue was deleted meanwhile.
+    pub fn claimed(&self, namespace: u32, name: &str) -> bool {
+        let mut owned = lock(&self.owned);
+        let owned = owned.get_mut(&(namespace, name.into()));
+        let known = owned.is_some();
+        if let Some(owned) = owned {
             owned.claimed = true;
         }
+        known
     }
 
     /// A queue was deleted.
@@ -389,13 +421,7 @@ impl Engine {
         let engine = self.clone();
         self.spawn(async move {
             for ((namespace, name), owned) in owned {
-                engine.transients.forget(namespace, &name);
-                match engine.declare_transient(&owned.declare).await {
-                    Ok(found) => engine.transients.learn(namespace, &name, LogId(found.log)),
-                    Err(error) => {
-                        tracing::warn!(queue = %name, %error, "a transient queue was not made again")
-                    }
-                }
+                engine.make_again(namespace, &name, &owned).await;
             }
             for (id, _) in consumers {
                 if let Some(place) = engine.consumer(id) {
@@ -403,6 +429,26 @@ impl Engine {
                 }
             }
         });
+    }
+
+    /// Makes a queue of this gateway again, unless it was deleted before that was done.
+    async fn make_again(&self, namespace: u32, name: &Arc<str>, owned: &Owned) {
+        if self.transients.owned(namespace, name).is_none() {
+            return;
+        }
+        self.transients.forget(namespace, name);
+        match self.declare_transient(&owned.declare).await {
+            Ok(found) if self.transients.made_again(namespace, name, found.created) => {
+                self.transients.learn(namespace, name, LogId(found.log));
+            }
+            Ok(found) => {
+                let (shard, log) = (owned.declare.shard, found.log);
+                let delete = v1::TransientDelete { shard, log, ..v1::TransientDelete::default() };
+                let item = item(Item::TransientDelete(delete));
+                self.shard(ShardId(shard)).with(|state| state.push_or_defer(item));
+            }
+            Err(error) => tracing::warn!(queue = %name, %error, "a transient queue was not made again"),
+        }
     }
 
     async fn attach_transient_again(self: &Arc<Self>, shard: ShardId, id: u64, place: &ConsumerPlace) {

@@ -309,6 +309,77 @@ async fn reply_queues_need_no_meta_and_go_with_their_connection() {
     assert_eq!(published(&mut events, 1).await[0].result, PublishResult::Unroutable);
 }
 
+/// Looks until it is so, or the test's patience is over.
+async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !so() {
+        assert!(tokio::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn binding(queue: &str) -> BindingInfo {
+    BindingInfo {
+        source: "amq.topic".into(),
+        destination: Destination::Queue(queue.into()),
+        routing_key: Bytes::from(queue.to_owned()),
+        arguments: Bytes::new(),
+    }
+}
+
+// In one thread: the change of leader is known before the task that declares goes on.
+#[tokio::test]
+async fn a_queue_that_a_lost_leader_had_just_made_is_made_again() {
+    let (fake, broker) = start().await;
+    let (connection, _events) = connect(&broker).await;
+    fake.lock().depose = true;
+    let generated = declare(QueueName::Generated("amq.gen-"), false);
+    let queue = connection.control().declare_queue(generated).await.unwrap();
+    until("the queue is there again", || {
+        fake.lock().logs.values().any(|q| q.transient.as_ref().is_some_and(|(name, _)| *name == queue.name))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_bound_reply_queue_rides_in_the_next_entry() {
+    const CYCLES: u64 = 30;
+    let (fake, broker) = start().await;
+    let (connection, _events) = connect(&broker).await;
+    let control = connection.control();
+    let before = fake.lock().meta_entries;
+    for _ in 0..CYCLES {
+        let generated = declare(QueueName::Generated("amq.gen-"), false);
+        let queue = control.declare_queue(generated).await.unwrap();
+        control.bind(binding(&queue.name)).await.unwrap();
+        control.delete_queue(&queue.name, false, false).await.unwrap();
+    }
+    until("nothing is left behind", || fake.lock().queues.is_empty()).await;
+    let entries = fake.lock().meta_entries - before;
+    assert!(entries <= CYCLES + 10, "{entries} entries in meta");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_declared_again_is_not_taken_away_by_the_end_of_the_one_before() {
+    let (fake, broker) = start().await;
+    let (connection, _events) = connect(&broker).await;
+    let control = connection.control();
+    let mut names = Vec::new();
+    for _ in 0..10 {
+        let generated = declare(QueueName::Generated("amq.gen-"), false);
+        let name = control.declare_queue(generated).await.unwrap().name;
+        control.bind(binding(&name)).await.unwrap();
+        control.delete_queue(&name, false, false).await.unwrap();
+        let again = control.declare_queue(declare(QueueName::Given(name.clone()), false)).await.unwrap();
+        assert!(again.created);
+        names.push(name);
+    }
+    // Whatever waited goes before it, or with it.
+    control.declare_queue(given("q")).await.unwrap();
+    let state = fake.lock();
+    assert!(names.iter().all(|name| state.queues.contains_key(&(1, name.clone()))), "each name is claimed");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn logins_and_namespaces_are_checked_and_deleted_users_go() {
     let (fake, broker) = start().await;

@@ -110,7 +110,7 @@ pub enum Action {
         /// Why.
         reason: Refused,
     },
-    /// A transient queue is gone (auto-delete, expiry, its owner); its bindings should go too.
+    /// A transient queue ended by itself (auto-delete, expiry); its bindings should go too.
     TransientGone {
         /// Its log.
         log: LogId,

@@ -1,5 +1,6 @@
 //! Delivery's transient queues: what gateways ask about logs in the memory of this leader.
 
+use crate::action::Action;
 use crate::command::{QueueId, Refused, TransientAppended, TransientDeclare, TransientInfo};
 use crate::delivery::Delivery;
 use bytes::Bytes;
@@ -57,22 +58,26 @@ impl Delivery {
         logs.len() as u64
     }
 
-    pub(crate) fn remove_transient(&mut self, log: LogId) {
+    pub(crate) fn remove_transient(&mut self, log: LogId) -> Option<(NamespaceId, Bytes)> {
         for key in self.transient_consumers(log) {
             self.consumers.remove(&key);
         }
-        self.transients.remove(log, &mut self.core);
+        let removed = self.transients.remove(log, &mut self.core);
         self.agenda.wake(queue(log), None);
+        removed
     }
 
     fn transient_consumers(&self, log: LogId) -> Vec<crate::ConsumerKey> {
         self.transients.queues.get(&log).map_or_else(Vec::new, |queue| queue.desk.consumers.keys().collect())
     }
 
-    /// Ends an auto-delete or expired queue.
+    /// Ends an auto-delete or expired queue, and says so: nobody asked for it who would tell meta.
     pub(crate) fn end_if_over(&mut self, log: LogId, now: Mono) {
-        if log.is_transient() && self.transients.queues.get(&log).is_some_and(|queue| queue.is_over(now)) {
-            self.remove_transient(log);
+        if log.is_transient()
+            && self.transients.queues.get(&log).is_some_and(|queue| queue.is_over(now))
+            && let Some((namespace, name)) = self.remove_transient(log)
+        {
+            self.core.outbox.push(Action::TransientGone { log, namespace, name });
         }
     }
 

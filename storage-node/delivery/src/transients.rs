@@ -1,6 +1,6 @@
 //! The transient queues of a shard's leader, by id and by name.
 
-use crate::action::{Action, Actions};
+use crate::action::Actions;
 use crate::command::{Refused, TransientAppended, TransientDeclare, TransientInfo};
 use crate::core::Core;
 use crate::transient::TransientQueue;
@@ -136,9 +136,9 @@ impl Transients {
         Ok(counts.ready + counts.delayed)
     }
 
-    /// Ends a queue and says so to its consumers.
-    pub fn remove(&mut self, log: LogId, core: &mut Core) {
-        let Some(mut queue) = self.queues.remove(&log) else { return };
+    /// Ends a queue and says so to its consumers; its name, if there was one.
+    pub fn remove(&mut self, log: LogId, core: &mut Core) -> Option<(NamespaceId, Bytes)> {
+        let mut queue = self.queues.remove(&log)?;
         let mut out = std::mem::take(&mut core.outbox);
         queue.close(Refused::UnknownLog, core, &mut out);
         let TransientDeclare { namespace, name, owner, .. } = queue.declared;
@@ -146,9 +146,9 @@ impl Transients {
         if let Some((session, connection)) = owner {
             self.owned.remove(&(session, connection, log));
         }
-        out.push(Action::TransientGone { log, namespace, name });
         core.outbox = out;
         core.counters.transient_queues = self.queues.len() as u64;
+        Some((namespace, name))
     }
 
     /// The queues that a session, or one of its connections, owns.

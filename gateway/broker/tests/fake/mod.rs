@@ -63,6 +63,10 @@ pub struct State {
     /// Batches that came, by number: how often.
     pub submissions: BTreeMap<u64, u32>,
     pub meta_entries: u64,
+    /// The next transient queue is lost right after it was made: its leader changes.
+    pub depose: bool,
+    /// Its term.
+    pub term: u64,
 }
 
 /// The node. Clone it into its services.

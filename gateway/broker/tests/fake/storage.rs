@@ -207,6 +207,12 @@ impl State {
                 let mut made = self.find_transient(&declare.name).unwrap();
                 made.created = true;
                 self.answer(declare.request, answer::Result::Transient(made));
+                if std::mem::take(&mut self.depose) {
+                    self.logs.remove(&log.0);
+                    self.term += 1;
+                    let term = 1 + self.term;
+                    self.tell(Down::Leader(v1::Leader { shard: 1, term, node: 1, request: 0 }));
+                }
             }
             Up::TransientFind(find) => match self.find_transient(&find.name) {
                 Some(found) => self.answer(find.request, answer::Result::Transient(found)),
@@ -304,10 +310,13 @@ impl v1::storage_server::Storage for Fake {
 impl State {
     /// What waits goes to the newest link.
     pub fn send(&mut self) {
-        for item in self.waiting.drain(..) {
-            if let Some(link) = self.links.last() {
-                let _ = link.send(Ok(v1::NodeFrame { items: vec![item] }));
-            }
+        let Some(link) = self.links.last() else { return self.waiting.clear() };
+        let mut waiting = self.waiting.drain(..).peekable();
+        while let Some(item) = waiting.next() {
+            let mut items = vec![item];
+            // An answer and the end of its leader come in one frame.
+            items.extend(waiting.next_if(|item| matches!(item.item, Some(Down::Leader(_)))));
+            let _ = link.send(Ok(v1::NodeFrame { items }));
         }
     }
 }
