@@ -7,7 +7,9 @@ use crate::host::Host;
 use crate::io::{FetchSend, LinkId, Output, Reply, Task, Ticket};
 use longshore_delivery::LoadId;
 use longshore_proto::v1::{self, FetchReply, FetchedRecord};
-use longshore_records::{Answer, Import, Lookup, Parts, ReadDone, ReadError, ReadTask, StoredRecord};
+use longshore_records::{
+    Answer, Import, Lookup, Parts, ReadDone, ReadError, ReadTask, StoredRecord, part_log,
+};
 use longshore_wire::row::Row;
 use longshore_wire::{LogId, LogTime, Offset, Reader, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -256,7 +258,11 @@ pub(crate) fn stored_record(fetched: FetchedRecord) -> Result<StoredRecord, long
     Ok(StoredRecord { row, record: fetched.record, parts: fetched.parts })
 }
 
-/// As the record store takes it.
+/// As the record store takes it: a record, or a piece of an upload without an end.
 pub(crate) fn import(group: ShardId, fetched: FetchedRecord) -> Result<Import, longshore_wire::DecodeError> {
-    Ok(Import::Record { group, stored: stored_record(fetched)? })
+    let stored = stored_record(fetched)?;
+    if stored.row.log == part_log(group) {
+        return Ok(Import::Part { group, source: stored.row.record, bytes: stored.record });
+    }
+    Ok(Import::Record { group, stored })
 }

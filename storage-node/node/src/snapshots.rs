@@ -16,7 +16,7 @@ use longshore_checkpoint::Mark;
 use longshore_consensus::{Event, SnapshotMeta};
 use longshore_meta::Meta;
 use longshore_proto::v1::{FetchReply, FetchRequest};
-use longshore_records::LiveView;
+use longshore_records::{LiveView, Records, part_log, part_offset};
 use longshore_shard::Shard;
 use longshore_wire::{Index, LogId, LogTime, Offset, OffsetRange, ReplicaId, ShardId};
 use std::collections::{BTreeMap, VecDeque};
@@ -86,7 +86,7 @@ impl Host {
         };
         let missing = match &state {
             State::Meta(_) => VecDeque::new(),
-            State::Shard(shard) => self.missing_of(shard),
+            State::Shard(shard) => missing_of(&self.records, group, shard),
         };
         let mark = Mark { index: meta.index, term: meta.term, log_time: LogTime(0), conf: Bytes::new() };
         match self.pages.replace(ShardId(group.0 | STAGED), mark, staged) {
@@ -96,15 +96,6 @@ impl Host {
         let installing = Installing { meta, from, state, missing, asked: false, imports: 0, staged: false };
         self.installing.insert(group, installing);
         self.go_on_installing(group, events, out);
-    }
-
-    fn missing_of(&self, shard: &Shard) -> VecDeque<(LogId, OffsetRange)> {
-        let mut all = VecDeque::new();
-        for log in shard.logs() {
-            let live: Vec<_> = log.live_ranges().collect();
-            all.extend(self.records.missing(log.id(), &live).into_iter().map(|range| (log.id(), range)));
-        }
-        all
     }
 
     /// Asks for the next run that is missing, or ends the installation.
@@ -231,6 +222,20 @@ impl Host {
     }
 }
 
+/// What a snapshot's state names and this node does not hold: live records, and the pieces of uploads that have no end
+/// yet. Without those, a message whose last part comes after the snapshot would be confirmed and have no body here.
+fn missing_of(records: &Records, group: ShardId, shard: &Shard) -> VecDeque<(LogId, OffsetRange)> {
+    let mut all = VecDeque::new();
+    for log in shard.logs() {
+        let live: Vec<_> = log.live_ranges().collect();
+        all.extend(records.missing(log.id(), &live).into_iter().map(|range| (log.id(), range)));
+    }
+    let pieces: Vec<_> = shard.upload_sources().collect();
+    let missing = records.missing_parts(group, &pieces);
+    all.extend(missing.iter().map(|piece| (part_log(group), OffsetRange::one(part_offset(piece)))));
+    all
+}
+
 /// A shard's word on what the record store must keep.
 pub(crate) struct View<'a>(pub &'a Shard);
 
@@ -266,3 +271,6 @@ impl LiveView for View<'_> {
 pub(crate) fn staged_group(group: ShardId) -> Option<ShardId> {
     (group.0 & STAGED != 0).then_some(ShardId(group.0 & !STAGED))
 }
+
+#[cfg(test)]
+mod tests;

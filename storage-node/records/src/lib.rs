@@ -66,6 +66,6 @@ pub mod types;
 
 pub use job::{Job, JobDone, JobOutcome, What};
 pub use read::{ReadDone, ReadTask};
-pub use store::{Records, part_log};
+pub use store::{Records, part_log, part_offset};
 pub(crate) use store::{is_part_log, part_key};
 pub use types::*;

@@ -60,9 +60,15 @@ pub(crate) struct Found {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    Rows { rows_max: usize },
-    Records { parts: bool },
+    Rows {
+        rows_max: usize,
+    },
+    Records {
+        parts: bool,
+    },
     Pieces,
+    /// Pieces that no record names yet, as records.
+    Alone,
 }
 
 /// A read of the disk: run it on a thread that may block, and give the result to [`crate::Records::read_done`].
@@ -137,6 +143,7 @@ impl ReadTask {
                     done.parts.push((row.record, bytes));
                 }
             }
+            Kind::Alone => alone(&self.io, found, self.bytes_max, &mut done),
             Kind::Records { parts } => records(&self.io, found, parts, self.bytes_max, &mut done),
         }
         drop(self.guards);
@@ -240,6 +247,14 @@ fn choose(mut wanted: Vec<Found>, with_parts: bool, bytes_max: usize) -> Vec<Fou
         fits
     });
     wanted
+}
+
+/// Reads pieces of uploads that have no end yet, as records of their pseudo log.
+fn alone(io: &Io, found: Vec<Found>, bytes_max: usize, done: &mut ReadDone) {
+    let wanted = choose(found, false, bytes_max);
+    for (row, record, _) in fetch(io, &wanted, &mut done.failed) {
+        done.records.push(StoredRecord { row, record, parts: Vec::new() });
+    }
 }
 
 /// Reads records, with their pieces if they are wanted, and sorts them into the answer and what was read ahead.

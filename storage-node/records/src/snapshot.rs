@@ -5,6 +5,7 @@
 
 use crate::fetch::is_record_of;
 use crate::file::FileKey;
+use crate::is_part_log;
 use crate::job::{ImportRow, Job, Work, Written};
 use crate::logs::LogState;
 use crate::lookup::WINDOW_OFFSETS_MAX;
@@ -18,7 +19,8 @@ use longshore_wire::{LogId, Offset, OffsetRange, ShardId};
 
 impl Records {
     /// The live records of [from, until) in order, as many as fit into `read_bytes_max`, at least one. Ask again from the
-    /// last one's end; `Ready` without records means that there are no more.
+    /// last one's end; `Ready` without records means that there are no more. Of a [`crate::part_log`]: its pieces, each
+    /// as a record.
     pub fn export(
         &mut self,
         log: LogId,
@@ -34,6 +36,9 @@ impl Records {
                     if let Some(at) = self.holder(part_log(group), key) {
                         wants.extend(self.want(at, vec![OffsetRange::one(Offset(key))], false));
                     }
+                }
+                if is_part_log(log) {
+                    return Lookup::Task(self.task(Kind::Alone, wants));
                 }
                 Lookup::Task(self.task(Kind::Records { parts: parts == Parts::All }, wants))
             }

@@ -41,6 +41,11 @@ pub(crate) fn part_key(part: &Source) -> u64 {
     part.index.0 << PART_START_BITS | u64::from(part.start) & ((1 << PART_START_BITS) - 1)
 }
 
+/// Where a piece is asked for: its offset in [`part_log`], which [`Records::export`] answers.
+pub fn part_offset(part: &Source) -> Offset {
+    Offset(part_key(part))
+}
+
 /// The index below which all pieces have keys below this.
 pub(crate) fn part_floor(index: Index) -> u64 {
     index.0 << PART_START_BITS
