@@ -1,5 +1,7 @@
 //! Limits and names of the AMQP adapter. Every bound names its unit.
 
+use crate::assembly::Assembly;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The RabbitMQ release whose behaviour this adapter follows; told to clients as `version`, since some of them
@@ -19,6 +21,9 @@ pub struct AmqpConfig {
     pub heartbeat_s: u16,
     /// Largest message body, in bytes.
     pub message_bytes_max: u64,
+    /// Bytes of half received messages over all connections: shared by them, so clones share it, too. Beyond it
+    /// connections with one under way are not read on, but for the one that began first.
+    pub assembly: Arc<Assembly>,
     /// Time for everything from the first byte to `connection.open`.
     pub handshake: Duration,
     /// How long a client whose login failed waits before its socket is closed without a word.
@@ -45,6 +50,7 @@ impl Default for AmqpConfig {
             frame_max: 131_072,
             heartbeat_s: 60,
             message_bytes_max: 128 << 20,
+            assembly: Assembly::new(512 << 20),
             handshake: Duration::from_secs(10),
             refused_login_delay: Duration::from_secs(1),
             close_timeout: Duration::from_secs(10),

@@ -1,9 +1,10 @@
 //! The task of one client connection: reads a burst, feeds the session, hands over to the broker once, writes.
 //!
 //! The danger is memory: a client that sends without end, or reads nothing, must cost a bounded amount. Reading stops
-//! while the broker says wait, while too much waits for the client or on busy channels, and at a publish while
-//! storage refuses publishes; events are not taken while too much waits for the client.
+//! while the broker says wait, while too much waits for the client or on busy channels, while too much of all
+//! connections is half received, and at a publish while storage refuses publishes; events are not taken while too much waits for the client.
 
+use crate::assembly::Share;
 use crate::backend::{Backend, Events, Link};
 use crate::config::AmqpConfig;
 use crate::exception::Exception;
@@ -141,6 +142,8 @@ struct Task<S, B: Backend> {
     events: B::Events,
     operations: FuturesUnordered<Operation>,
     agreed: Agreed,
+    /// Of the messages that are half received over all connections.
+    share: Share,
     /// The broker wants no more publishes now.
     flow: Flow,
     /// A publish that came while storage refuses publishes.
@@ -167,6 +170,7 @@ enum Wake {
     Finished(Option<crate::session::Finished>),
     Event(Option<Event>),
     Writable,
+    Room,
     Tick,
     Stop,
 }
@@ -181,12 +185,14 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
         agreed: Agreed,
     ) -> Task<S, B> {
         let now = Instant::now();
+        let assembly = session.facts.config.assembly.clone();
         Task {
             reader,
             writer,
             input,
             session,
             events,
+            share: Share::of(&assembly),
             operations: FuturesUnordered::new(),
             agreed,
             flow: Flow::Open,
@@ -238,7 +244,10 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
                     self.held_back = Some(frame);
                     return;
                 }
-                Ok(Some(frame)) => self.session.frame(frame),
+                Ok(Some(frame)) => {
+                    self.session.frame(frame);
+                    self.share.set(self.session.assembling_bytes);
+                }
                 Ok(None) => return,
                 Err(error) => {
                     self.deaf = true;
@@ -255,6 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
         (self.flow == Flow::Open || self.session.phase != Phase::Open)
             && self.session.out.len() < config.out_bytes_max
             && self.session.backlog_bytes < config.backlog_bytes_max
+            && (self.share.may_grow() || self.session.phase != Phase::Open)
     }
 
     /// Whether the frame begins a publish while storage refuses them.
@@ -287,6 +297,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
         let may_hear =
             open && !self.events_ended && self.session.out.len() < self.session.facts.config.out_bytes_max;
         let may_flow = open && self.flow == Flow::Wait;
+        let is_full = open && !self.share.may_grow();
         let deadline = self.close_deadline.map_or(self.next_tick, |close| close.min(self.next_tick));
         if may_read {
             self.make_room();
@@ -297,6 +308,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             event = self.events.recv(), if may_hear => Wake::Event(event),
             result = self.reader.read_buf(&mut self.input), if may_read => Wake::Read(result),
             () = self.session.link.writable(), if may_flow => Wake::Writable,
+            () = self.share.room(), if is_full => Wake::Room,
             () = sleep_until(deadline) => Wake::Tick,
             () = stopped(shutdown), if open => Wake::Stop,
         }
@@ -316,6 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             Wake::Finished(None) => {}
             Wake::Event(event) => self.hear(event),
             Wake::Writable => self.flow = Flow::Open,
+            Wake::Room => {}
             Wake::Tick => self.tick()?,
             Wake::Stop => self.force("broker forced connection closure with reason 'shutdown'"),
         }

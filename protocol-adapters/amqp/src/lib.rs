@@ -15,6 +15,7 @@
 //! | `publish`, `consume`, `deliver`, `settle`, `transaction`, `entities` | the methods by theme |
 //! | `closing` | how channels and connections end |
 //! | `operations` | the asynchronous side of declare, bind, consume, get |
+//! | `assembly` | the bound on half received messages of all connections |
 //! | `arguments`, `exception`, `confirms`, `unacked`, `headers` | pure rules |
 //!
 //! Called by the gateway's listener through [`serve`].
@@ -24,6 +25,7 @@ pub mod backend;
 pub mod config;
 
 mod arguments;
+mod assembly;
 mod channel;
 mod closing;
 mod confirms;
@@ -41,6 +43,7 @@ mod settle;
 mod transaction;
 mod unacked;
 
+pub use assembly::Assembly;
 pub use config::AmqpConfig;
 pub use connection::serve;
 pub use headers::binding_arguments;

@@ -6,6 +6,8 @@ use longshore_amqp_codec::content::{PropertiesBuilder, Property};
 use longshore_amqp_codec::method::*;
 use longshore_amqp_codec::{Method, Properties, TableBuilder, Value};
 use longshore_broker::{CloseReason, Event};
+use std::time::Duration;
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn what_is_published_with_confirms_is_consumed_with_acks() {
@@ -337,4 +339,29 @@ async fn heartbeats_go_both_ways() {
     }
     // The client never sent one: it is hung up on after two intervals.
     while client.frame().await.is_some() {}
+}
+
+#[tokio::test]
+async fn beyond_the_bound_on_half_received_messages_the_later_one_waits() {
+    let assembly = longshore_amqp::Assembly::new(1 << 20);
+    let server = Server::with(AmqpConfig { assembly, ..AmqpConfig::default() });
+    let body = vec![7; 2 << 20];
+    let mut clients = Vec::new();
+    for queue in ["first", "second"] {
+        let mut client = server.pipe(64 << 10);
+        client.handshake("guest", 131_072, 0).await;
+        client.open(1).await;
+        client.declare(1, queue).await;
+        let publish = BasicPublish { routing_key: short(queue), ..Default::default() };
+        let bytes = client.publish_bytes(1, publish, &PropertiesBuilder::new().build(), &body);
+        clients.push((client, bytes));
+    }
+    let (mut second, later) = clients.pop().unwrap();
+    let (mut first, sooner) = clients.pop().unwrap();
+    let (begun, rest) = sooner.split_at(sooner.len() - 10);
+    first.raw(begun).await;
+    assert!(timeout(Duration::from_millis(300), second.raw(&later)).await.is_err(), "it is not read on");
+    first.raw(rest).await;
+    first.send(1, BasicGet { queue: short("first"), no_ack: true, ..Default::default() }).await;
+    assert_eq!(first.message(1).await.body.len(), body.len());
 }
