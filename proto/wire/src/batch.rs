@@ -187,7 +187,8 @@ pub enum Item {
         /// The first offset that is to be delivered again.
         to: Offset,
     },
-    /// Streams: everything below is beyond retention (proposed by the leader only).
+    /// Streams: everything below is beyond retention. Leaders only; none proposes it while no retention can be declared
+    /// (`x-max-age`, `x-max-length-bytes`), but every replica understands it.
     Trim {
         /// The log.
         log: LogId,
