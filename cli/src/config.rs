@@ -20,6 +20,9 @@ const ENV_OTHERS: [&str; 6] = ["dev_secret_id", "dev_secret_key", "sim_seed", "s
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// Threads for sockets and gRPC, at most 256; 0: half of the processors, at least one. A storage node's store and log
+    /// threads come on top. More than needed cost: an event then wakes a second thread that finds nothing to do.
+    pub threads: usize,
     /// Logging.
     pub log: LogConfig,
     /// Certificates of the links between the parts and of TLS listeners.
@@ -63,9 +66,16 @@ impl Config {
         Ok(config)
     }
 
+    /// How many threads [`Config::threads`] means on this machine.
+    pub fn thread_count(&self) -> usize {
+        let half = || std::thread::available_parallelism().map_or(1, |processors| processors.get() / 2);
+        if self.threads == 0 { half().max(1) } else { self.threads }
+    }
+
     /// Values that no part could work with.
     fn check(&self) -> Result<()> {
         let engine = &self.storage.engine;
+        require(self.threads <= 256, "threads", "0 to 256")?;
         require((1..=256).contains(&self.storage.shards), "storage.shards", "1 to 256")?;
         require(
             (1 << 20..=1 << 32).contains(&engine.segment_bytes),

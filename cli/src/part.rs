@@ -65,6 +65,7 @@ where
 {
     logging::init(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.thread_count())
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
