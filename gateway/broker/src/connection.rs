@@ -19,7 +19,7 @@ use crate::shard::{Handover, Work};
 use crate::transients::Held;
 use bytes::{Bytes, BytesMut};
 use longshore_wire::record::{NO_CLIENT_TIME, NO_TTL, NewRecord, TARGETS_MAX, flags};
-use longshore_wire::{BATCH_BYTES_MAX, LogId, PAYLOAD_BYTES_MAX, ShardId};
+use longshore_wire::{LogId, PAYLOAD_BYTES_MAX, ShardId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -27,8 +27,10 @@ use std::sync::Arc;
 const CHUNK_BYTES: usize = 128 << 10;
 /// Largest record whose body goes inside it; a larger body goes in parts.
 const INLINE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
-/// Largest record to transient queues: it has no parts, and must fit into one message.
-const TRANSIENT_BYTES_MAX: usize = BATCH_BYTES_MAX;
+
+/// Largest record to a transient queue that has its body inside it: with as many targets as one may have, it is below
+/// the size of a batch.
+const TRANSIENT_INLINE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - (128 << 10);
 
 /// A message to known transient queues of one shard.
 #[derive(Debug)]
@@ -143,12 +145,14 @@ impl Connection {
         let namespace = self.state.namespace.id;
         let mut known: BTreeMap<ShardId, Vec<(Arc<str>, LogId)>> = BTreeMap::new();
         let mut unknown: Vec<Arc<str>> = Vec::new();
+        let is_large = new_record(publish, &[]).encoded_len(body_bytes) > TRANSIENT_INLINE_BYTES_MAX;
         for name in route.transient.iter().chain(&route.unknown) {
             let log = self.engine.transients.log(namespace.0, name);
             let is_held =
                 self.engine.is_finding(namespace.0, name) || self.held.iter().any(|(n, _)| n == name);
             match (log, self.engine.view.transient_shard(namespace, name)) {
-                (Some(log), Some(shard)) if !is_held => {
+                // A large one is sent by the task that looks for queues, and what comes behind it waits for that.
+                (Some(log), Some(shard)) if !is_held && !is_large => {
                     known.entry(shard).or_default().push((name.clone(), log))
                 }
                 _ => unknown.push(name.clone()),
@@ -157,10 +161,6 @@ impl Connection {
         let durable_parts: usize =
             route.durable.iter().map(|(_, logs)| logs.len().div_ceil(TARGETS_MAX)).sum();
         let parts = durable_parts + known.len() + unknown.len();
-        if !(known.is_empty() && unknown.is_empty()) && body_bytes > TRANSIENT_BYTES_MAX - (128 << 10) {
-            let max = (TRANSIENT_BYTES_MAX - (128 << 10)) as u64;
-            return Err(BrokerError::TooLarge { bytes: body_bytes as u64, max });
-        }
         let fan = (parts > 1).then(|| Fan::new(parts as u32));
         let message_bytes = body_bytes + publish.properties.len() + 256;
         let ticket = PublishTicket {
@@ -182,12 +182,17 @@ impl Connection {
         for (shard, targets) in known {
             let logs: Vec<LogId> = targets.iter().map(|(_, log)| *log).collect();
             let record = encode(publish, &logs)?;
-            let held = Held { record, ticket: ticket.part(), again: false };
+            let held = Held { record, body: Vec::new(), ticket: ticket.part(), again: false };
             self.transient.push(ToTransient { shard, targets, held });
         }
         for name in unknown {
-            let record = encode(publish, &[LogId(0)])?;
-            self.held.push((name, Held { record, ticket: ticket.part(), again: false }));
+            let (record, body) = if is_large {
+                let body = publish.body.iter().filter(|slice| !slice.is_empty()).cloned().collect();
+                (encode_head(publish, self.engine.next_id())?, body)
+            } else {
+                (encode(publish, &[LogId(0)])?, Vec::new())
+            };
+            self.held.push((name, Held { record, body, ticket: ticket.part(), again: false }));
         }
         Ok(())
     }
@@ -367,6 +372,15 @@ fn encode(publish: &Publish<'_>, targets: &[LogId]) -> Result<Bytes, BrokerError
     let mut out = BytesMut::new();
     new_record(publish, targets)
         .encode(publish.body, &mut out)
+        .map_err(|error| BrokerError::Invalid(error.to_string()))?;
+    Ok(out.freeze())
+}
+
+/// The record of a large message, whose body goes in pieces under `upload`.
+fn encode_head(publish: &Publish<'_>, upload: u64) -> Result<Bytes, BrokerError> {
+    let mut out = BytesMut::new();
+    NewRecord { flags: flags::PARTS, upload, ..new_record(publish, &[LogId(0)]) }
+        .encode(&[], &mut out)
         .map_err(|error| BrokerError::Invalid(error.to_string()))?;
     Ok(out.freeze())
 }

@@ -1,6 +1,7 @@
 //! What waits to be sent on one stream to a storage node; the stream takes it in frames.
 //!
-//! Bounded by its users: at most 32 batches a shard, publishes to transient queues by the connections' bounds.
+//! Bounded by its users: at most 32 batches a shard, publishes to transient queues by the connections' bounds; pieces of
+//! their large bodies wait for room.
 
 use futures_util::Stream;
 use longshore_proto::FRAME_BYTES_TARGET;
@@ -9,10 +10,15 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use tokio::sync::Notify;
+
+/// Pieces of large bodies wait while so many bytes do.
+const ROOM_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 struct Inner {
     items: VecDeque<GatewayItem>,
+    bytes: usize,
     waker: Option<Waker>,
     closed: bool,
 }
@@ -21,6 +27,7 @@ struct Inner {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
+    drained: Notify,
 }
 
 /// About how many bytes an item adds to a frame.
@@ -28,6 +35,7 @@ fn size(item: &GatewayItem) -> usize {
     32 + match &item.item {
         Some(Item::Submit(submit)) => submit.batch.len(),
         Some(Item::TransientAppend(append)) => append.record.len(),
+        Some(Item::TransientPart(part)) => part.bytes.len(),
         Some(Item::Attach(attach)) => 16 * attach.held.len(),
         Some(Item::Hold(hold)) => 16 * hold.held.len(),
         Some(Item::TransientSettle(settle)) => 9 * (settle.acked.len() + settle.returned.len()),
@@ -48,6 +56,7 @@ impl Outbox {
             if inner.closed {
                 return;
             }
+            inner.bytes += size(&item);
             inner.items.push_back(item);
             inner.waker.take()
         };
@@ -56,14 +65,35 @@ impl Outbox {
         }
     }
 
+    /// Waits until a piece of a large body may be added without holding up what others send. False: the stream ended.
+    pub async fn room(&self) -> bool {
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            // Before the look, so that nothing between the two is missed.
+            drained.as_mut().enable();
+            let (bytes, closed) = {
+                let inner = self.lock();
+                (inner.bytes, inner.closed)
+            };
+            if closed || bytes < ROOM_BYTES {
+                return !closed;
+            }
+            drained.await;
+        }
+    }
+
     /// Ends the stream.
     pub fn close(&self) {
         let mut inner = self.lock();
         inner.closed = true;
         inner.items.clear();
+        inner.bytes = 0;
         if let Some(waker) = inner.waker.take() {
             waker.wake();
         }
+        drop(inner);
+        self.drained.notify_waiters();
     }
 }
 
@@ -86,6 +116,8 @@ impl Stream for Frames {
             bytes += size(&item);
             frame.items.push(item);
         }
+        inner.bytes = inner.bytes.saturating_sub(bytes);
+        self.0.drained.notify_waiters();
         if frame.items.is_empty() {
             inner.waker = Some(context.waker().clone());
             return Poll::Pending;

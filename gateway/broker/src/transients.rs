@@ -10,8 +10,8 @@ use crate::engine::{ConsumerPlace, Engine};
 use crate::fan::{PublishTicket, Ticket};
 use crate::mail::Mail;
 use crate::metadata::Namespace;
-use crate::session::Chunk;
 use crate::session::consumers::item;
+use crate::session::{Chunk, Upload};
 use crate::shard::{Handover, Owner, Work};
 use bytes::{Bytes, BytesMut};
 use longshore_proto::v1::{self, answer, gateway_item::Item};
@@ -24,6 +24,8 @@ use std::time::Duration;
 
 /// Names that a gateway remembers; beyond it they are forgotten and asked for again.
 const NAMES_MAX: usize = 100_000;
+/// A piece of a large body.
+const PIECE_BYTES: usize = 256 << 10;
 /// How often, and how long apart, another gateway's queue is looked for after its leader was lost.
 const LOOKS: u32 = 20;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(150);
@@ -50,6 +52,7 @@ struct Sent {
     namespace: Arc<Namespace>,
     targets: Vec<(Arc<str>, LogId)>,
     record: Bytes,
+    body: Vec<Bytes>,
     /// It was sent before: what is missing now is gone.
     again: bool,
 }
@@ -58,6 +61,8 @@ struct Sent {
 #[derive(Debug)]
 pub(crate) struct Held {
     pub record: Bytes,
+    /// A large body, which goes before the record in pieces; else the record has it.
+    pub body: Vec<Bytes>,
     pub ticket: PublishTicket,
     pub again: bool,
 }
@@ -199,7 +204,8 @@ impl Engine {
             let tickets = held.ticket.split(targets.len() as u32);
             for ((name, _), ticket) in targets.into_iter().zip(tickets) {
                 self.transients.forget(connection.namespace.id.0, &name);
-                let held = Held { record: held.record.clone(), ticket, again: held.again };
+                let held =
+                    Held { record: held.record.clone(), body: held.body.clone(), ticket, again: held.again };
                 self.find_and_send(&connection.namespace, name, held);
             }
             return;
@@ -217,16 +223,18 @@ impl Engine {
             }
         };
         let request = self.next_id();
+        let body_bytes = held.body.iter().map(|slice| slice.len() as u64).sum();
         let sent = Sent {
             node,
             ticket: held.ticket,
             namespace: connection.namespace.clone(),
             targets,
             record: record.clone(),
+            body: held.body,
             again: held.again,
         };
         lock(&self.transients.sent).insert(request, sent);
-        let append = v1::TransientAppend { request, shard: shard.id.0, record };
+        let append = v1::TransientAppend { request, shard: shard.id.0, record, body_bytes };
         let work = Handover { items: vec![item(Item::TransientAppend(append))], ..Handover::default() };
         shard.hand_over(connection.id, work, usize::MAX);
     }
@@ -234,6 +242,11 @@ impl Engine {
     /// A leader took a publish to transient queues.
     pub(crate) fn on_transient_outcome(self: &Arc<Self>, outcome: &v1::TransientOutcome, mail: &mut Mail) {
         let Some(sent) = lock(&self.transients.sent).remove(&outcome.request) else { return };
+        if !outcome.full.is_empty() {
+            // Whatever became of the other targets: the publish was not stored everywhere.
+            let why = BrokerError::Unavailable("a transient queue is full");
+            return mail.resolve(&sent.ticket, PublishResult::Refused(why));
+        }
         if outcome.missing.is_empty() {
             return mail.resolve(&sent.ticket, PublishResult::Stored);
         }
@@ -256,7 +269,7 @@ impl Engine {
             mail.resolve(&ticket, PublishResult::Stored);
         }
         for (name, ticket) in missing.into_iter().zip(tickets) {
-            let held = Held { record: sent.record.clone(), ticket, again: true };
+            let held = Held { record: sent.record.clone(), body: sent.body.clone(), ticket, again: true };
             self.find_and_send(&sent.namespace, name, held);
         }
     }
@@ -274,7 +287,7 @@ impl Engine {
             let (engine, namespace) = (self.clone(), namespace.clone());
             self.spawn(async move {
                 let found = engine.find_transient(&namespace, &name).await;
-                engine.send_held(&namespace, &name, found);
+                engine.send_held(&namespace, &name, found).await;
             });
         }
     }
@@ -285,7 +298,7 @@ impl Engine {
         !finding.is_empty() && finding.contains_key(&(namespace, name.clone()))
     }
 
-    fn send_held(
+    async fn send_held(
         self: &Arc<Self>,
         namespace: &Arc<Namespace>,
         name: &Arc<str>,
@@ -306,11 +319,36 @@ impl Engine {
                 }
                 waiting
             };
-            let mut mail = Mail::default();
             for held in waiting {
+                if found.is_ok() && !held.body.is_empty() {
+                    self.send_pieces(namespace, name, &held).await;
+                }
+                let mut mail = Mail::default();
                 self.send_one_held(namespace, name, &found, held, &mut mail);
+                self.post(mail);
             }
-            self.post(mail);
+        }
+    }
+
+    /// Sends a large body to the leader of a transient queue. Its record comes behind it on the same stream; if that
+    /// breaks, the leader refuses the record for want of pieces.
+    async fn send_pieces(&self, namespace: &Namespace, name: &str, held: &Held) {
+        let Some(shard) = self.view.transient_shard(namespace.id, name) else { return };
+        let Ok(record) = Record::parse(held.record.clone()) else { return };
+        let (Some(_), Some(outbox)) = self.shard(shard).leader() else { return };
+        let mut at = 0;
+        for slice in &held.body {
+            let mut rest = slice.clone();
+            while !rest.is_empty() {
+                if !outbox.room().await {
+                    return;
+                }
+                let bytes = rest.split_to(rest.len().min(PIECE_BYTES));
+                let len = bytes.len() as u64;
+                let part = v1::TransientPart { shard: shard.0, upload: record.upload(), at, bytes };
+                outbox.push(item(Item::TransientPart(part)));
+                at += len;
+            }
         }
     }
 
@@ -358,9 +396,14 @@ impl Engine {
             Record::parse(held.record).and_then(|record| retarget(&record, &[log])).and_then(Record::parse);
         match record {
             Ok(record) => {
+                let id = record.upload();
                 let mut chunk = Chunk::new(self.session);
                 chunk.append_record(record, Ticket::Publish(held.ticket));
-                let work = Handover { works: vec![Work::Chunk(chunk)], ..Handover::default() };
+                let work = match held.body.is_empty() {
+                    true => Work::Chunk(chunk),
+                    false => Work::Upload(Upload { id, body: held.body.into(), last: chunk }),
+                };
+                let work = Handover { works: vec![work], ..Handover::default() };
                 self.shard(shard).hand_over(connection.id, work, usize::MAX);
             }
             Err(error) => {

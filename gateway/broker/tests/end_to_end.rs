@@ -273,6 +273,24 @@ async fn a_large_body_arrives_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_body_reaches_a_queue_in_memory_in_pieces_and_in_order() {
+    let (_fake, broker) = start().await;
+    let (mut connection, mut events) = connect(&broker).await;
+    let control = connection.control();
+    control.declare_queue(declare(QueueName::Given("t".into()), false)).await.unwrap();
+    control.attach(consumer("t")).await.unwrap();
+    let body: Vec<Bytes> = (0..50_u8).map(|n| Bytes::from(vec![n; 100_000])).collect();
+    publish(&mut connection, "", "t", 1, &number(1));
+    publish(&mut connection, "", "t", 2, &body);
+    publish(&mut connection, "", "t", 3, &number(3));
+    let _ = connection.flush();
+    let got = deliveries(&mut events, 3).await;
+    assert_eq!(got[0].body.slices(), &number(1));
+    assert_eq!(got[1].body.slices().concat(), body.concat());
+    assert_eq!(got[2].body.slices(), &number(3), "in the order of sending");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reply_queues_need_no_meta_and_go_with_their_connection() {
     let (fake, broker) = start().await;
     let (requester, mut replies) = connect(&broker).await;

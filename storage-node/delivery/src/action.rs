@@ -6,6 +6,7 @@ use longshore_wire::batch::Item;
 use longshore_wire::record::Record;
 use longshore_wire::row::Row;
 use longshore_wire::{CursorId, LeaseId, LogId, LogTime, NamespaceId, Offset, SessionId};
+use std::sync::Arc;
 
 /// Where the bytes of a delivered message are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +14,24 @@ pub enum Message {
     /// In the record store, by this row. The node reads the body and keeps the order per consumer.
     Stored(Row),
     /// Here (transient queues).
-    Memory(Record),
+    Memory(Arc<InMemory>),
+}
+
+/// A message of a transient queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InMemory {
+    /// The record.
+    pub record: Record,
+    /// A large body, in pieces; else the record has it.
+    pub parts: Vec<Bytes>,
+}
+
+impl InMemory {
+    /// Bytes of the record and of the pieces.
+    pub fn bytes(&self) -> u64 {
+        let parts: usize = self.parts.iter().map(Bytes::len).sum();
+        (self.record.bytes().len() + parts) as u64
+    }
 }
 
 /// One message handed over.

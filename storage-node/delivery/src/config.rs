@@ -53,8 +53,8 @@ impl Default for Config {
             report_wait_ms: 2_000,
             propose_again_ms: 5_000,
             load_again_ms: 100,
-            transient_queue_bytes_max: 64 << 20,
-            transient_bytes_max: 128 << 20,
+            transient_queue_bytes_max: 160 << 20,
+            transient_bytes_max: 256 << 20,
             transient_queues_max: 200_000,
             #[cfg(feature = "mutations")]
             lease_reused_every: 0,

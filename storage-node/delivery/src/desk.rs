@@ -42,8 +42,8 @@ impl Taken {
             lease,
             redelivered: self.redelivered,
             returns: self.returns,
-            message: match self.entry.record {
-                Some(record) => Message::Memory(record),
+            message: match self.entry.message {
+                Some(message) => Message::Memory(message),
                 None => Message::Stored(self.entry.row),
             },
         }

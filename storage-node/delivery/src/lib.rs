@@ -66,7 +66,7 @@ mod turn;
 mod view;
 mod window;
 
-pub use action::{Action, Actions, Handed, LoadId, Message};
+pub use action::{Action, Actions, Handed, InMemory, LoadId, Message};
 pub use command::*;
 pub use config::{Config, Counters};
 pub use delivery::{Delivery, TakeWish};

@@ -1,12 +1,13 @@
 //! Delivery's transient queues: what gateways ask about logs in the memory of this leader.
 
-use crate::action::Action;
+use crate::action::{Action, InMemory};
 use crate::command::{QueueId, Refused, TransientAppended, TransientDeclare, TransientInfo};
 use crate::delivery::Delivery;
 use bytes::Bytes;
 use longshore_io::Mono;
 use longshore_wire::record::Record;
 use longshore_wire::{CursorId, LogId, LogTime, NamespaceId, Offset, SessionId};
+use std::sync::Arc;
 
 fn queue(log: LogId) -> QueueId {
     QueueId { log, cursor: CursorId(0) }
@@ -83,9 +84,16 @@ impl Delivery {
 
     /// Appends to those of the record's targets that exist here and have room. What arrives when it cannot be
     /// handed over at once obeys its time to live from `log_time` on.
-    pub fn transient_append(&mut self, log_time: LogTime, record: Record) -> TransientAppended {
+    /// `parts`: a large body, if the record does not have it itself.
+    pub fn transient_append(
+        &mut self,
+        log_time: LogTime,
+        record: Record,
+        parts: Vec<Bytes>,
+    ) -> TransientAppended {
+        let message = Arc::new(InMemory { record, parts });
         let agenda = &mut self.agenda;
-        self.transients.append(log_time, &record, &mut self.core, |log| agenda.mark(queue(log)))
+        self.transients.append(log_time, &message, &mut self.core, |log| agenda.mark(queue(log)))
     }
 
     /// Settles what `session` holds of a transient queue; anything else, such as offsets of an older term, is ignored.

@@ -3,10 +3,11 @@
 //! Danger: an entry that is here and leased at the same time would be handed over twice; whoever makes a lease
 //! takes the entry out first.
 
-use longshore_wire::record::Record;
+use crate::action::InMemory;
 use longshore_wire::row::Row;
 use longshore_wire::{LogTime, Offset, OffsetRange};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// The order of delivery: higher priority first, then by when it became visible, then by offset. A returned
 /// message has its old key, so it goes before younger ones.
@@ -30,7 +31,7 @@ pub(crate) struct Entry {
     pub key: Key,
     pub row: Row,
     /// The bytes, for queues in memory.
-    pub record: Option<Record>,
+    pub message: Option<Arc<InMemory>>,
     /// How often it was returned, for queues in memory (durable ones ask the state).
     pub returns: u32,
     /// The turn in which it was appended; 0 if it was read later. A TTL of zero spares it for that turn.

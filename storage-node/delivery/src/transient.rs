@@ -2,16 +2,18 @@
 //!
 //! Nothing here is replicated: a return or a settlement counts at once, and all of it goes with the leader.
 
-use crate::action::Actions;
+use crate::action::{Actions, InMemory};
 use crate::command::{Attach, ConsumerKey, Counts, Held, QueueId, Refused, TransientDeclare};
 use crate::core::{Core, Turn, earlier};
 use crate::desk::{Desk, Stock, Taken};
 use crate::ready::{Entry, Key, ReadyList};
+use bytes::Bytes;
 use longshore_io::Mono;
-use longshore_wire::record::{NO_TTL, Record};
+use longshore_wire::record::NO_TTL;
 use longshore_wire::row::{NEVER, Row, Source};
 use longshore_wire::{CursorId, Index, LogId, LogTime, Offset, SessionId};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What a message in memory is counted as, beside its own bytes.
 const OVERHEAD_BYTES: u64 = 256;
@@ -38,13 +40,18 @@ pub(crate) struct TransientQueue {
     unused_since: Mono,
 }
 
-fn cost(record: &Record) -> u64 {
-    record.bytes().len() as u64 + OVERHEAD_BYTES
+fn cost(message: &InMemory) -> u64 {
+    message.bytes() + OVERHEAD_BYTES
+}
+
+/// In memory only the length counts.
+fn source(bytes: &Bytes) -> Source {
+    Source { index: Index(0), start: 0, len: bytes.len() as u32 }
 }
 
 impl Memory {
     fn drop_entry(&mut self, entry: &Entry) {
-        self.bytes = self.bytes.saturating_sub(entry.record.as_ref().map_or(0, cost));
+        self.bytes = self.bytes.saturating_sub(entry.message.as_deref().map_or(0, cost));
     }
 
     fn pass_time(&mut self, log_time: LogTime) {
@@ -145,15 +152,16 @@ impl TransientQueue {
         counts.then(|| self.unused_since.plus_ms(self.declared.expires_ms))
     }
 
-    /// Whether `record` fits into the queue's and the shard's bounds.
-    pub fn has_room(&self, record: &Record, core: &Core) -> bool {
-        let cost = cost(record);
+    /// Whether `message` fits into the queue's and the shard's bounds.
+    pub fn has_room(&self, message: &InMemory, core: &Core) -> bool {
+        let cost = cost(message);
         self.memory.bytes.saturating_add(cost) <= core.config.transient_queue_bytes_max
             && core.counters.transient_bytes.saturating_add(cost) <= core.config.transient_bytes_max
     }
 
     /// Stores a message; the caller has asked `has_room`.
-    pub fn append(&mut self, record: &Record, log_time: LogTime, core: &mut Core) {
+    pub fn append(&mut self, message: &Arc<InMemory>, log_time: LogTime, core: &mut Core) {
+        let record = &message.record;
         let offset = self.memory.next;
         self.memory.next = offset.plus(1);
         let ttl = match record.ttl_ms() {
@@ -174,13 +182,13 @@ impl TransientQueue {
             expiry: ttl.map_or(NEVER, |ms| LogTime(log_time.0.saturating_add(ms))),
             priority: record.priority(),
             key_hash: record.key_hash(),
-            record: Source { index: Index(0), start: 0, len: record.bytes().len() as u32 },
-            parts: Vec::new(),
+            record: source(record.bytes()),
+            parts: message.parts.iter().map(source).collect(),
         };
         let key = Key::new(&row, offset, self.declared.spec.priority_max);
-        let entry = Entry { key, row, record: Some(record.clone()), returns: 0, turn: core.turn };
-        self.memory.bytes += cost(record);
-        core.counters.transient_bytes += cost(record);
+        let entry = Entry { key, row, message: Some(message.clone()), returns: 0, turn: core.turn };
+        self.memory.bytes += cost(message);
+        core.counters.transient_bytes += cost(message);
         if due > log_time {
             self.memory.delayed.insert((due, offset), entry);
         } else {

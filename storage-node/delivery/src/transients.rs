@@ -1,14 +1,14 @@
 //! The transient queues of a shard's leader, by id and by name.
 
-use crate::action::Actions;
+use crate::action::{Actions, InMemory};
 use crate::command::{Refused, TransientAppended, TransientDeclare, TransientInfo};
 use crate::core::Core;
 use crate::transient::TransientQueue;
 use bytes::Bytes;
 use longshore_io::Mono;
-use longshore_wire::record::Record;
 use longshore_wire::{LogId, LogTime, NamespaceId, Offset, SessionId, ShardId, Term};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Bits of the counter in a log's id; the term's low bits stand above. Ids come round after 16 million queues of a
 /// term; those in use are passed over.
@@ -158,24 +158,24 @@ impl Transients {
         self.owned.range(first..=last).map(|(_, _, log)| *log).collect()
     }
 
-    /// Stores `record` in those of its targets that are here and have room.
+    /// Stores `message` in those of its targets that are here and have room.
     pub fn append(
         &mut self,
         log_time: LogTime,
-        record: &Record,
+        message: &Arc<InMemory>,
         core: &mut Core,
         mut stored: impl FnMut(LogId),
     ) -> TransientAppended {
         let mut result = TransientAppended::default();
-        for log in record.targets() {
+        for log in message.record.targets() {
             match self.queues.get_mut(&log) {
                 None => result.missing.push(log),
-                Some(queue) if !queue.has_room(record, core) => {
+                Some(queue) if !queue.has_room(message, core) => {
                     core.counters.refused += 1;
                     result.full.push(log);
                 }
                 Some(queue) => {
-                    queue.append(record, log_time, core);
+                    queue.append(message, log_time, core);
                     stored(log);
                 }
             }

@@ -171,7 +171,7 @@ impl Window {
             self.delay(row.due, at, to.delayed_max);
         } else {
             let key = Key::new(row, at, to.priority_max);
-            self.ready.insert(Entry { key, row: row.clone(), record: None, returns: 0, turn: to.turn });
+            self.ready.insert(Entry { key, row: row.clone(), message: None, returns: 0, turn: to.turn });
         }
     }
 

@@ -9,13 +9,14 @@ use crate::shard_host::ShardHost;
 use bytes::Bytes;
 use longshore_consensus::{ProposeError, Store};
 use longshore_delivery::{
-    Attach, ConsumerKey, Counts, Held, Mode, QueueId, Refused, Start, TransientDeclare, TransientInfo,
+    Attach, ConsumerKey, Counts, Held, Mode, QueueId, Refused, Start, TransientAppended, TransientDeclare,
+    TransientInfo,
 };
 use longshore_io::Mono;
 use longshore_proto::v1::{self, answer, batch_outcome, gateway_item, node_item, start_at};
 use longshore_wire::batch::{Batch, Item};
 use longshore_wire::context::EntryContext;
-use longshore_wire::record::Record;
+use longshore_wire::record::{Record, flags};
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{
     BATCH_BYTES_MAX, CursorId, LeaseId, LogId, LogTime, NamespaceId, Offset, Reader, SessionId, ShardId, Term,
@@ -34,6 +35,7 @@ fn address(item: &gateway_item::Item) -> Option<(ShardId, u64)> {
         I::TransientDeclare(i) => (i.shard, i.request),
         I::TransientDelete(i) => (i.shard, i.request),
         I::TransientAppend(i) => (i.shard, i.request),
+        I::TransientPart(i) => (i.shard, 0),
         I::TransientSettle(i) => (i.shard, 0),
         I::LogStat(i) => (i.shard, i.request),
         I::EnsureLog(i) => (i.shard, i.request),
@@ -144,6 +146,7 @@ impl Host {
             }
             I::TransientDelete(i) => self.transient_delete(turn, host, i),
             I::TransientAppend(i) => self.transient_append(turn, host, i),
+            I::TransientPart(i) => host.transient_uploads.part(turn.session, i.upload, i.at, i.bytes),
             I::TransientSettle(i) => {
                 let offsets = |list: Vec<u64>| list.into_iter().map(Offset).collect::<Vec<_>>();
                 let (acked, returned) = (offsets(i.acked), offsets(i.returned));
@@ -355,11 +358,18 @@ impl Host {
         append: v1::TransientAppend,
     ) {
         let Ok(record) = Record::parse(append.record) else { return self.close_links.push(turn.link) };
-        let log_time = turn.log_time(host);
-        let appended = host.delivery.transient_append(log_time, record);
+        let parts = match record.flags() & flags::PARTS {
+            0 => Some(Vec::new()),
+            _ => host.transient_uploads.take(turn.session, record.upload(), append.body_bytes),
+        };
+        let appended = match parts {
+            Some(parts) => host.delivery.transient_append(turn.log_time(host), record, parts),
+            None => TransientAppended { full: record.targets().collect(), missing: Vec::new() },
+        };
         if append.request != 0 {
-            let missing = appended.missing.iter().map(|log| log.0).collect();
-            let outcome = v1::TransientOutcome { request: append.request, missing };
+            let ids = |logs: &[LogId]| logs.iter().map(|log| log.0).collect();
+            let (missing, full) = (ids(&appended.missing), ids(&appended.full));
+            let outcome = v1::TransientOutcome { request: append.request, missing, full };
             self.links.send(turn.link, node_item::Item::TransientOutcome(outcome));
         }
     }

@@ -143,6 +143,7 @@ impl Host {
     pub fn session_unlinked(&mut self, session: longshore_wire::SessionId) {
         for (id, host) in &mut self.shards {
             host.delivery.link_lost(session);
+            host.transient_uploads.forget(session);
             self.dirty.insert(*id);
         }
     }

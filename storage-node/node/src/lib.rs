@@ -14,6 +14,7 @@
 //! | `meta_host` | group 0: commands, followers, leases |
 //! | `gateway_items` | what gateways ask |
 //! | `links` | what goes to gateways, in order |
+//! | `transient_uploads` | large bodies on their way to queues in memory |
 //! | `bodies` | reading, exporting, repairing records |
 //! | `checkpoints`, `snapshots` | state on disk and between nodes |
 //! | `reconcile` | bringing this node to what meta says |
@@ -39,6 +40,7 @@ mod reconcile;
 mod segments;
 mod shard_host;
 mod snapshots;
+mod transient_uploads;
 mod usage;
 
 pub use io::{

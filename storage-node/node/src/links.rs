@@ -128,9 +128,10 @@ impl Links {
         self.touched.insert((link, log));
         match handed.message {
             Message::Stored(row) => queue.push(Slot::stored(shard, term, kind, delivery, row)),
-            Message::Memory(record) => {
-                delivery.record = record.bytes().clone();
-                queue.push(Slot::in_memory(shard, term, kind, delivery));
+            Message::Memory(message) => {
+                delivery.record = message.record.bytes().clone();
+                delivery.body_bytes = message.parts.iter().map(|part| part.len() as u64).sum();
+                queue.push(Slot::in_memory(shard, term, kind, delivery, message.parts.clone()));
             }
         }
     }

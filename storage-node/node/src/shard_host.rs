@@ -4,6 +4,7 @@
 //! [`ShardHost::is_leader`]. Called by the turn only.
 
 use crate::links::Links;
+use crate::transient_uploads::TransientUploads;
 use bytes::Bytes;
 use longshore_consensus::{Membership, ProposeError, Role, Store};
 use longshore_delivery::{Action, Actions, Delivery};
@@ -51,6 +52,8 @@ pub(crate) struct ShardHost {
     /// Logs whose making or dropping is proposed.
     pub making: BTreeSet<LogId>,
     pub dropping: BTreeSet<LogId>,
+    /// Large bodies on their way to transient queues.
+    pub transient_uploads: TransientUploads,
     /// What the leader itself wants replicated.
     pub proposals: Vec<Item>,
     /// What consensus could not take yet (leadership is being handed over, or too much waits for commits).
@@ -75,6 +78,7 @@ impl ShardHost {
             closing: BTreeSet::new(),
             making: BTreeSet::new(),
             dropping: BTreeSet::new(),
+            transient_uploads: TransientUploads::default(),
             proposals: Vec::new(),
             unproposed: VecDeque::new(),
             effects: Effects::default(),
@@ -198,6 +202,7 @@ impl ShardHost {
             }
             (None, Role::Follower { .. }) => {}
         }
+        self.transient_uploads.clear();
         self.opening.clear();
         self.closing.clear();
         self.making.clear();

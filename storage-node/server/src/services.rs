@@ -124,6 +124,7 @@ fn inbound_bytes(item: &Item) -> usize {
     match item {
         Item::Submit(submit) => submit.batch.len(),
         Item::TransientAppend(append) => append.record.len(),
+        Item::TransientPart(part) => part.bytes.len(),
         Item::Attach(attach) => attach.held.len() * 32,
         _ => 0,
     }

@@ -229,9 +229,17 @@ impl State {
                 let record = Record::parse(append.record).unwrap();
                 record.verify().unwrap();
                 let targets: Vec<LogId> = record.targets().collect();
-                let gone = |log: &LogId| self.append(*log, &record, &[]).is_err();
+                let parts = self.uploads.remove(&record.upload()).unwrap_or_default();
+                assert_eq!(parts.iter().map(|part| part.len() as u64).sum::<u64>(), append.body_bytes);
+                let gone = |log: &LogId| self.append(*log, &record, &parts).is_err();
                 let missing = targets.iter().copied().filter(gone).map(|log| log.0).collect();
-                self.tell(Down::TransientOutcome(v1::TransientOutcome { request: append.request, missing }));
+                let outcome = v1::TransientOutcome { request: append.request, missing, ..Default::default() };
+                self.tell(Down::TransientOutcome(outcome));
+            }
+            Up::TransientPart(part) => {
+                let parts = self.uploads.entry(part.upload).or_default();
+                assert_eq!(parts.iter().map(|part| part.len() as u64).sum::<u64>(), part.at);
+                parts.push(part.bytes);
             }
             Up::TransientSettle(settle) => {
                 if let Some(queue) = self.logs.get_mut(&settle.log) {

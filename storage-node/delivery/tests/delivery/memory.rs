@@ -125,7 +125,7 @@ impl Model {
         let mut bytes = BytesMut::new();
         record(&[self.log], Publish::default()).encode(&[Bytes::from_static(b"m")], &mut bytes).unwrap();
         let record = Record::parse(bytes.freeze()).unwrap();
-        let appended = self.world.delivery.transient_append(self.world.log_time(), record);
+        let appended = self.world.delivery.transient_append(self.world.log_time(), record, Vec::new());
         assert!(appended.missing.is_empty() && appended.full.is_empty());
         self.sent += 1;
     }

@@ -54,8 +54,14 @@ impl Slot {
     }
 
     /// A delivery that carries its record already.
-    pub(super) fn in_memory(shard: ShardId, term: Term, kind: SlotKind, delivery: v1::Delivery) -> Slot {
-        Slot { shard, term, kind, delivery, row: None, state: SlotState::Here(Vec::new()) }
+    pub(super) fn in_memory(
+        shard: ShardId,
+        term: Term,
+        kind: SlotKind,
+        delivery: v1::Delivery,
+        parts: Vec<Bytes>,
+    ) -> Slot {
+        Slot { shard, term, kind, delivery, row: None, state: SlotState::Here(parts) }
     }
 
     pub(super) fn shard(&self) -> ShardId {

@@ -155,8 +155,8 @@ impl Story {
             Action::Got { session, result: Ok(Some(handed)), .. } => (*session, handed),
             _ => return,
         };
-        if let Message::Memory(record) = &handed.message {
-            let body = String::from_utf8(record.body().to_vec()).unwrap();
+        if let Message::Memory(message) = &handed.message {
+            let body = String::from_utf8(message.record.body().to_vec()).unwrap();
             self.name(handed.log, handed.offset, &body);
         }
         let got = Got { lease: handed.lease, term: self.world.term };

@@ -77,7 +77,7 @@ impl Story {
         record(&targets, how).encode(&[Bytes::copy_from_slice(body.as_bytes())], &mut bytes).unwrap();
         let record = Record::parse(bytes.freeze()).unwrap();
         let log_time = self.world.log_time();
-        let result = self.world.delivery.transient_append(log_time, record);
+        let result = self.world.delivery.transient_append(log_time, record, Vec::new());
         let named = |log: &LogId| self.logs.iter().find(|(_, id)| *id == log).unwrap().0.clone();
         said.extend(result.missing.iter().map(|log| format!("{} is missing", named(log))));
         said.extend(result.full.iter().map(|log| format!("{} is full", named(log))));
