@@ -11,6 +11,7 @@
 //! | `permissions` | who may do what, by AMQP code; users deleted and restricted |
 //! | `explain` | `longshore explain`, reason by reason |
 //! | `explain_rare` | the reasons that last a moment, or that other protocols will make |
+//! | `fixture` | data of an earlier build is opened by this one |
 //! | `input` | bytes that no client should send |
 //! | `metrics` | what every process shows of itself |
 //! | `sync` | under strace: no confirm before two nodes have synced |
@@ -21,6 +22,8 @@ mod crash;
 mod explain;
 #[path = "system/explain_rare.rs"]
 mod explain_rare;
+#[path = "system/fixture.rs"]
+mod fixture;
 #[path = "system/garbage.rs"]
 mod garbage;
 #[path = "system/handover.rs"]

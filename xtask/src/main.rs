@@ -6,6 +6,7 @@
 //! | `test` | all of that, then whole-system tests and the clients in five languages |
 //! | `sim [SEED]` | the simulation: all seeds of CI, or one again |
 //! | `chaos` | the fault tests at full size |
+//! | `fixture` | a data directory of the present formats for `tests/fixtures` |
 //! | `bench ...` | the comparisons of `bench/` |
 //! | `tidy` | our own rules over the source text |
 
@@ -15,8 +16,7 @@ mod tidy;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str =
-    "usage: cargo xtask check | test [--no-clients] | sim [SEED] | chaos | clients [NAME...] | tidy";
+const USAGE: &str = "usage: cargo xtask check | test [--no-clients] | sim [SEED] | chaos | fixture | clients [NAME...] | tidy";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -36,6 +36,7 @@ fn main() -> Result<()> {
         ["sim"] => sim(None),
         ["sim", seed] => sim(Some(seed)),
         ["chaos"] => chaos(),
+        ["fixture"] => fixture(),
         ["clients", names @ ..] => clients::run(names),
         _ => bail!(USAGE),
     }
@@ -104,4 +105,12 @@ fn chaos() -> Result<()> {
         ],
         &[("LONGSHORE_CHAOS", "full")],
     )
+}
+
+/// What every later build must open. Once a format was released its fixture is never made again.
+fn fixture() -> Result<()> {
+    run::step("release build", "cargo", &["build", "--release", "--quiet", "-p", "longshore"], &[])?;
+    let test = ["--", "--ignored", "--exact", "--nocapture", "fixture::fixture_is_made"];
+    let tests = ["test", "-p", "longshore-tests", "--test", "system"];
+    run::step("fixture", "cargo", &[&tests[..], &test[..]].concat(), &[])
 }

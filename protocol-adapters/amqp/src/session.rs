@@ -185,6 +185,8 @@ impl<L: Link> Session<L> {
             Method::ConnectionClose(_) => self.client_left(),
             Method::ConnectionCloseOk(_) if self.phase == Phase::Closing => self.finish(),
             _ if self.phase == Phase::Closing => {}
+            // As RabbitMQ for users of its own: only secrets that expire (OAuth 2 tokens) are looked at. A password does
+            // not, gives no rights anew, and one that was changed has ended the connection already.
             Method::ConnectionUpdateSecret(_) => self.say(0, ConnectionUpdateSecretOk {}),
             _ => {
                 let text = "unexpected method in connection state running";

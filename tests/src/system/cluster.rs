@@ -13,7 +13,7 @@ pub struct Cluster {
     dir: PathBuf,
     settings: Vec<String>,
     gateway_settings: Vec<String>,
-    node_ports: Vec<u16>,
+    node_addresses: Vec<String>,
     node_http_ports: Vec<u16>,
     gateway_ports: Vec<(u16, u16)>,
     nodes: Vec<Option<Process>>,
@@ -53,25 +53,35 @@ impl Cluster {
 
     /// Ports and names; nothing runs yet.
     pub fn prepare(dir: &Path, gateways: usize, settings: &[&str]) -> Result<Cluster> {
-        let ports = || (0..3).map(|_| free_port()).collect::<Result<Vec<_>>>();
-        let (node_ports, node_http_ports) = (ports()?, ports()?);
+        let addresses = (0..3).map(|_| Ok(format!("127.0.0.1:{}", free_port()?)));
+        Cluster::prepare_at(dir, addresses.collect::<Result<Vec<_>>>()?, gateways, settings)
+    }
+
+    /// The same with the nodes at these addresses: those of a data directory that was made elsewhere, which names them.
+    pub fn prepare_at(
+        dir: &Path,
+        node_addresses: Vec<String>,
+        gateways: usize,
+        settings: &[&str],
+    ) -> Result<Cluster> {
+        let node_http_ports = (0..3).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
         let gateway_ports =
             (0..gateways).map(|_| Ok((free_port()?, free_port()?))).collect::<Result<Vec<_>>>()?;
         Ok(Cluster {
             dir: dir.to_owned(),
             settings: settings.iter().map(|setting| (*setting).to_owned()).collect(),
             gateway_settings: Vec::new(),
-            nodes: node_ports.iter().map(|_| None).collect(),
+            nodes: node_addresses.iter().map(|_| None).collect(),
             gateways: gateway_ports.iter().map(|_| None).collect(),
-            node_ports,
+            node_addresses,
             node_http_ports,
             gateway_ports,
         })
     }
 
-    /// `127.0.0.1:PORT` of a node's gRPC listener.
+    /// `HOST:PORT` of a node's gRPC listener.
     pub fn node_address(&self, n: usize) -> String {
-        format!("127.0.0.1:{}", self.node_ports[n])
+        self.node_addresses[n].clone()
     }
 
     /// `127.0.0.1:PORT` of a node's health and metrics.
@@ -175,6 +185,21 @@ impl Cluster {
     /// A running gateway.
     pub fn gateway(&self, n: usize) -> Result<&Process> {
         self.gateways[n].as_ref().context("the gateway does not run")
+    }
+
+    /// SIGTERM to everything, gateways first, and waits until all have ended.
+    pub async fn stop_all(&mut self) -> Result<()> {
+        for processes in [&mut self.gateways, &mut self.nodes] {
+            let mut all: Vec<Process> = processes.iter_mut().filter_map(Option::take).collect();
+            for process in &all {
+                process.signal("TERM")?;
+            }
+            super::until("processes to stop", std::time::Duration::from_secs(20), async || {
+                Ok((!all.iter_mut().any(Process::runs)).then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Fails if a process that should run has ended by itself.

@@ -92,7 +92,8 @@ fn fault_disk_use_falls_when_most_is_acked() -> Result<()> {
         let addresses = cluster.amqp();
         let (acked, killed) =
             tokio::join!(ack_most(&addresses, messages, &kept), kill_while_it_rewrites(&mut cluster, limit));
-        (acked?, killed?);
+        acked?;
+        killed?;
         println!("{} of {messages} acked in {:?}", messages - kept.len() as u64, start.elapsed());
         // Larger messages beside the load: checkpoints follow the log.
         let mut extra = messages;

@@ -142,7 +142,7 @@ fn input_ten_thousand_silent_connections() -> Result<()> {
         cluster.start_all().await?;
         let address = cluster.amqp()[0].clone();
         let gateway = cluster.gateway(0)?.pid();
-        let steady = connect(&[address.clone()]).await?;
+        let steady = connect(std::slice::from_ref(&address)).await?;
         let channel = steady.create_channel().await?;
         declare(&channel, "steady").await?;
         others_work(&address).await?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lapin::options::*;
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Connection, ExchangeKind};
 use longshore_tests::system::admin::admin;
 use longshore_tests::system::client::{connect_as, connect_once, persistent, reply_code};
@@ -15,31 +15,50 @@ const LIMIT: Duration = Duration::from_secs(120);
 const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 /// 403 ACCESS_REFUSED, 404 NOT_FOUND, 530 NOT_ALLOWED; 0: it works.
 const OK: u16 = 0;
+/// Where replies come without a queue of their own.
+const REPLIES: &str = "amq.rabbitmq.reply-to";
+/// A key that nothing is bound to.
+const REPLIES_KEY: &str = "nowhere";
 
-/// What is tried, on a queue `q`, an exchange `x` and names that go again.
-const OPERATIONS: [&str; 14] = [
-    "queue.declare",
-    "queue.declare passive",
-    "queue.delete",
-    "exchange.declare",
-    "exchange.declare passive",
-    "exchange.delete",
-    "queue.bind",
-    "queue.unbind",
-    "exchange.bind",
-    "basic.publish",
-    "basic.publish default exchange",
-    "basic.get",
-    "basic.consume",
-    "queue.purge",
+/// What is tried, on a queue `q`, an exchange `x`, a full queue, a used exchange and names that go again; and the code that it gets from
+/// a user who may do everything (owner), may only read, may only write, may do nothing, and may do everything in another
+/// virtual host, where none of the names exist. As RabbitMQ: passive declares need no right, 403 comes before 404, and to delete or
+/// unbind what is not there is no error.
+const OPERATIONS: [(&str, [u16; 5]); 25] = [
+    ("queue.declare", [OK, 403, 403, 403, OK]),
+    ("queue.declare passive", [OK, OK, OK, OK, 404]),
+    ("queue.declare with an a name by the server", [OK, 403, 403, 403, OK]),
+    ("queue.delete", [OK, 403, 403, 403, OK]),
+    ("queue.delete of the owner's", [406, 403, 403, 403, OK]),
+    ("exchange.declare", [OK, 403, 403, 403, OK]),
+    ("exchange.declare passive", [OK, OK, OK, OK, 404]),
+    ("exchange.declare with an alternate exchange", [OK, 403, 403, 403, OK]),
+    ("exchange.delete", [OK, 403, 403, 403, OK]),
+    ("exchange.delete of the owner's", [406, 403, 403, 403, OK]),
+    ("queue.bind", [OK, 403, 403, 403, 404]),
+    ("queue.unbind", [OK, 403, 403, 403, OK]),
+    ("exchange.bind", [OK, 403, 403, 403, 404]),
+    ("exchange.unbind", [OK, 403, 403, 403, OK]),
+    ("basic.publish", [OK, 403, OK, 403, 404]),
+    ("basic.publish default exchange", [OK, 403, OK, 403, OK]),
+    ("basic.publish to a name that is missing", [404, 403, 404, 403, 404]),
+    ("basic.get", [OK, OK, 403, 403, 404]),
+    ("basic.get from a name that is missing", [404, 404, 403, 403, 404]),
+    ("basic.consume", [OK, OK, 403, 403, 404]),
+    ("basic.consume direct replies", [OK, OK, OK, OK, OK]),
+    ("basic.publish with a reply queue", [OK, 403, OK, 403, OK]),
+    ("queue.purge", [OK, OK, 403, 403, 404]),
+    ("queue.declare of another kind", [406, 403, 403, 403, OK]),
+    ("queue.delete again", [OK, 403, 403, 403, OK]),
 ];
 
-/// Name, rights (configure, write, read), and the code of each operation in the order of `OPERATIONS`.
-const USERS: [(&str, [&str; 3], [u16; 14]); 4] = [
-    ("owner", [".*", ".*", ".*"], [OK; 14]),
-    ("reader", ["^$", "^$", ".*"], [403, OK, 403, 403, OK, 403, 403, 403, 403, 403, 403, OK, OK, OK]),
-    ("writer", ["^$", ".*", "^$"], [403, OK, 403, 403, OK, 403, 403, 403, 403, OK, OK, 403, 403, 403]),
-    ("nobody", ["^$", "^$", "^$"], [403, OK, 403, 403, OK, 403, 403, 403, 403, 403, 403, 403, 403, 403]),
+/// Name, virtual host, rights (configure, write, read): the columns of [`OPERATIONS`].
+const USERS: [(&str, &str, [&str; 3]); 5] = [
+    ("owner", "/", [".*", ".*", ".*"]),
+    ("reader", "/", ["^$", "^$", ".*"]),
+    ("writer", "/", ["^$", ".*", "^$"]),
+    ("nobody", "/", ["^$", "^$", "^$"]),
+    ("stranger", "elsewhere", [".*", ".*", ".*"]),
 ];
 
 fn name(text: &str) -> ShortString {
@@ -53,37 +72,79 @@ async fn publish(channel: &Channel, exchange: &str, key: &str) -> lapin::Result<
     sent.await.map(drop)
 }
 
-async fn attempt(channel: &Channel, operation: &str) -> lapin::Result<()> {
+async fn attempt_queue(channel: &Channel, operation: &str) -> lapin::Result<()> {
     let table = FieldTable::default;
-    let passive_queue = QueueDeclareOptions { passive: true, durable: true, ..Default::default() };
-    let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-    let passive_exchange = ExchangeDeclareOptions { passive: true, ..durable };
-    let topic = ExchangeKind::Topic;
+    let durable = QueueDeclareOptions::durable();
+    let passive = QueueDeclareOptions { passive: true, ..durable };
+    let unused = QueueDeleteOptions { if_unused: false, if_empty: true, ..Default::default() };
     match operation {
-        "queue.declare" => {
-            channel.queue_declare(name("new"), QueueDeclareOptions::durable(), table()).await.map(drop)
+        "queue.declare" => channel.queue_declare(name("new"), durable, table()).await.map(drop),
+        "queue.declare passive" => channel.queue_declare(name("q"), passive, table()).await.map(drop),
+        "queue.declare with an a name by the server" => {
+            channel.queue_declare(name(""), QueueDeclareOptions::exclusive(), table()).await.map(drop)
         }
-        "queue.declare passive" => channel.queue_declare(name("q"), passive_queue, table()).await.map(drop),
-        "queue.delete" => channel.queue_delete(name("new"), Default::default()).await.map(drop),
-        "exchange.declare" => channel.exchange_declare(name("new.x"), topic, durable, table()).await,
-        "exchange.declare passive" => {
-            channel.exchange_declare(name("x"), topic, passive_exchange, table()).await
+        "queue.declare of another kind" => {
+            let other = QueueDeclareOptions { auto_delete: true, ..durable };
+            channel.queue_declare(name("q"), other, table()).await.map(drop)
         }
-        "exchange.delete" => channel.exchange_delete(name("new.x"), Default::default()).await,
+        "queue.delete" | "queue.delete again" => {
+            channel.queue_delete(name("new"), Default::default()).await.map(drop)
+        }
+        "queue.delete of the owner's" => channel.queue_delete(name("full"), unused).await.map(drop),
         "queue.bind" => {
             channel.queue_bind(name("q"), name("x"), name("k"), Default::default(), table()).await
         }
         "queue.unbind" => channel.queue_unbind(name("q"), name("x"), name("k"), table()).await,
-        "exchange.bind" => {
-            channel.exchange_bind(name("amq.fanout"), name("x"), name("k"), Default::default(), table()).await
+        _ => channel.queue_purge(name("q"), Default::default()).await.map(drop),
+    }
+}
+
+async fn attempt_exchange(channel: &Channel, operation: &str) -> lapin::Result<()> {
+    let table = FieldTable::default;
+    let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
+    let passive = ExchangeDeclareOptions { passive: true, ..durable };
+    let topic = ExchangeKind::Topic;
+    let (fanout, x, key) = (name("amq.fanout"), name("x"), name("k"));
+    match operation {
+        "exchange.declare" => channel.exchange_declare(name("new.x"), topic, durable, table()).await,
+        "exchange.declare passive" => channel.exchange_declare(x, topic, passive, table()).await,
+        "exchange.declare with an alternate exchange" => {
+            let mut alternate = table();
+            alternate.insert("alternate-exchange".into(), AMQPValue::LongString("x".into()));
+            channel.exchange_declare(name("new.alternate"), topic, durable, alternate).await
         }
+        "exchange.delete" => channel.exchange_delete(name("new.x"), Default::default()).await,
+        "exchange.delete of the owner's" => {
+            let unused = ExchangeDeleteOptions { if_unused: true, ..Default::default() };
+            channel.exchange_delete(name("used"), unused).await
+        }
+        "exchange.bind" => channel.exchange_bind(fanout, x, key, Default::default(), table()).await,
+        _ => channel.exchange_unbind(fanout, x, key, Default::default(), table()).await,
+    }
+}
+
+async fn attempt(channel: &Channel, operation: &str) -> lapin::Result<()> {
+    let table = FieldTable::default;
+    let no_ack = BasicConsumeOptions { no_ack: true, ..Default::default() };
+    let get = BasicGetOptions { no_ack: true };
+    match operation {
         "basic.publish" => publish(channel, "x", "nowhere").await,
         "basic.publish default exchange" => publish(channel, "", "q").await,
-        "basic.get" => channel.basic_get(name("q"), BasicGetOptions { no_ack: true }).await.map(drop),
+        "basic.publish to a name that is missing" => publish(channel, "missing", "q").await,
+        "basic.publish with a reply queue" => {
+            channel.basic_consume(name(REPLIES), name("r"), no_ack, table()).await?;
+            publish(channel, "", REPLIES_KEY).await
+        }
+        "basic.get" => channel.basic_get(name("q"), get).await.map(drop),
+        "basic.get from a name that is missing" => channel.basic_get(name("missing"), get).await.map(drop),
         "basic.consume" => {
             channel.basic_consume(name("q"), name("c"), Default::default(), table()).await.map(drop)
         }
-        _ => channel.queue_purge(name("q"), Default::default()).await.map(drop),
+        "basic.consume direct replies" => {
+            channel.basic_consume(name(REPLIES), name("r"), no_ack, table()).await.map(drop)
+        }
+        exchange if exchange.starts_with("exchange.") => attempt_exchange(channel, exchange).await,
+        queue => attempt_queue(channel, queue).await,
     }
 }
 
@@ -121,20 +182,33 @@ async fn refusal(address: &str, user: &str, password: &str, vhost: &str) -> Resu
 fn security_every_operation_by_every_user() -> Result<()> {
     run("permissions", LIMIT, async |dir| {
         let dev = Dev::start(dir).await?;
+        admin(&dev.management(), &["add-vhost", "elsewhere"]).await?;
         let guest = connect_once(&dev.amqp()).await?;
         let channel = guest.create_channel().await?;
-        channel.queue_declare(name("q"), QueueDeclareOptions::durable(), FieldTable::default()).await?;
+        for queue in ["q", "full"] {
+            channel.queue_declare(name(queue), QueueDeclareOptions::durable(), FieldTable::default()).await?;
+        }
+        publish(&channel, "", "full").await?;
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        channel.exchange_declare(name("x"), ExchangeKind::Topic, durable, FieldTable::default()).await?;
-        for (user, rights, codes) in USERS {
-            add_user(&dev, user, "/", rights).await?;
-            let connection = connect_as(&dev.amqp(), user, "secret", "%2f").await?;
-            for (operation, code) in OPERATIONS.iter().zip(codes) {
-                let given = code_of(&connection, operation).await?;
-                ensure!(given == code, "{operation} by {user}: {given} instead of {code}");
+        for exchange in ["x", "used"] {
+            let (topic, table) = (ExchangeKind::Topic, FieldTable::default());
+            channel.exchange_declare(name(exchange), topic, durable, table).await?;
+        }
+        let table = FieldTable::default();
+        channel.queue_bind(name("q"), name("used"), name("k"), Default::default(), table).await?;
+        let mut wrong = Vec::new();
+        for (at, (user, vhost, rights)) in USERS.into_iter().enumerate() {
+            add_user(&dev, user, vhost, rights).await?;
+            let connection = connect_as(&dev.amqp(), user, "secret", &vhost.replace('/', "%2f")).await?;
+            for (operation, codes) in OPERATIONS {
+                let (given, code) = (code_of(&connection, operation).await?, codes[at]);
+                if given != code {
+                    wrong.push(format!("{operation} by {user}: {given} instead of {code}"));
+                }
             }
             ensure!(connection.status().connected(), "an error of a channel closed the connection of {user}");
         }
+        ensure!(wrong.is_empty(), "{wrong:#?}");
         Ok(())
     })
 }
