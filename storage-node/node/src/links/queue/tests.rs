@@ -1,3 +1,5 @@
+//! Tests of the queue of deliveries that wait for bodies.
+
 use super::*;
 use longshore_wire::row::{NEVER, Source};
 use longshore_wire::{Index, LogTime};
