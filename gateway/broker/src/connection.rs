@@ -9,13 +9,14 @@ use crate::control::Control;
 use crate::engine::Engine;
 pub use crate::events::EventReceiver;
 use crate::fan::{Fan, PublishTicket, Ticket};
+use crate::mail::Settlements;
 use crate::metadata::Route;
 use crate::permissions::Remembered;
 use crate::routes::RouteCache;
 use crate::routing::Input;
 use crate::session::settles::End;
 use crate::session::{Chunk, Upload};
-use crate::shard::{Handover, Work};
+use crate::shard::{Handover, Shard, Work};
 use crate::transients::Held;
 use bytes::{Bytes, BytesMut};
 use longshore_wire::record::{NO_CLIENT_TIME, NO_TTL, NewRecord, TARGETS_MAX, flags};
@@ -61,7 +62,8 @@ pub struct Connection {
     held: Vec<(Arc<str>, Held)>,
     tickets: u64,
     bytes: usize,
-    shard_full: bool,
+    /// Shards that had too much to do at the last flush.
+    full: Vec<Arc<Shard>>,
 }
 
 impl Connection {
@@ -77,7 +79,7 @@ impl Connection {
             held: Vec::new(),
             tickets: 0,
             bytes: 0,
-            shard_full: false,
+            full: Vec::new(),
         }
     }
 
@@ -275,14 +277,16 @@ impl Connection {
         }
         self.state.submit(std::mem::take(&mut self.tickets), std::mem::take(&mut self.bytes));
         let shard_max = self.engine.config.shard_pending_bytes_max;
-        self.shard_full = false;
+        self.full.clear();
         for Gather { shard, handover } in self.gathers.drain(..) {
             let shard = self.engine.shard(shard);
             let settles = !handover.settles.is_empty();
-            let (full, tickets) = shard.hand_over(self.state.id, handover, shard_max);
-            debug_assert!(settles || tickets == 0);
-            self.state.submit(tickets, 0);
-            self.shard_full |= full;
+            let (full, settlements) = shard.hand_over(self.state.id, handover, shard_max);
+            debug_assert!(settles || settlements == Settlements::default());
+            self.state.submit_settlements(settlements);
+            if full {
+                self.full.push(shard);
+            }
         }
         for ToTransient { shard, targets, held } in self.transient.drain(..) {
             self.engine.send_transient(&self.state, shard, targets, held);
@@ -294,11 +298,15 @@ impl Connection {
     }
 
     fn must_wait(&self) -> bool {
-        let pending = self.state.pending_bytes();
-        !self.state.is_closed()
-            && (self.shard_full
-                || pending > self.engine.config.connection_pending_bytes_max
-                || !self.engine.lease.holds())
+        !self.state.is_closed() && !self.has_room(self.engine.config.connection_pending_bytes_max)
+    }
+
+    /// Whether the connection has at most so many bytes pending and nothing else holds it back.
+    fn has_room(&self, pending_bytes_max: usize) -> bool {
+        let shard_max = self.engine.config.shard_pending_bytes_max;
+        self.state.pending_bytes() <= pending_bytes_max
+            && self.engine.lease.holds()
+            && self.full.iter().all(|shard| shard.pending_bytes() <= shard_max)
     }
 
     /// Waits until the connection may send again after [`Flow::Wait`]; returns at once if it may, or is closed.
@@ -307,17 +315,9 @@ impl Connection {
         if !self.must_wait() {
             return;
         }
-        let config = &self.engine.config;
-        loop {
-            self.state.progressed().await;
-            let pending = self.state.pending_bytes();
-            // Go on at half the bound, so that a connection does not stop and go with every message.
-            let room = pending <= config.connection_pending_bytes_max / 2 && self.engine.lease.holds();
-            let shards_full = self.shard_full && self.engine.any_shard_over(config.shard_pending_bytes_max);
-            if self.state.is_closed() || (room && !shards_full) {
-                return;
-            }
-        }
+        // Go on at half the bound, so that a connection does not stop and go with every message.
+        let half = self.engine.config.connection_pending_bytes_max / 2;
+        self.state.until(|| self.state.is_closed() || self.has_room(half)).await;
     }
 
     /// Whether the user may do that with `name`, by its permissions as they are now. Cheap: cached by name.

@@ -2,11 +2,11 @@
 
 use crate::api::*;
 use crate::events::EventQueue;
-use crate::mail::Letter;
+use crate::mail::{Letter, Settlements};
 use crate::metadata::Namespace;
 use crate::permissions::Permissions;
 use longshore_wire::ShardId;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -27,6 +27,39 @@ pub(crate) struct ConsumerAt {
     pub auto_delete: bool,
 }
 
+/// Where a connection asked for exclusive queues.
+#[derive(Debug, Default)]
+struct Exclusive {
+    shards: BTreeSet<ShardId>,
+    /// It asked meta for something in its name.
+    claimed: bool,
+}
+
+/// What was asked for, and what has its outcome.
+#[derive(Debug, Default)]
+struct Count {
+    submitted: AtomicU64,
+    completed: AtomicU64,
+}
+
+impl Count {
+    fn submit(&self, count: u64) {
+        self.submitted.fetch_add(count, Ordering::AcqRel);
+    }
+
+    fn complete(&self, count: u64) {
+        self.completed.fetch_add(count, Ordering::AcqRel);
+    }
+
+    fn submitted(&self) -> u64 {
+        self.submitted.load(Ordering::Acquire)
+    }
+
+    fn has(&self, submitted: u64) -> bool {
+        self.completed.load(Ordering::Acquire) >= submitted
+    }
+}
+
 /// What the broker knows of a connection; shared with its control handles.
 #[derive(Debug)]
 pub(crate) struct ConnectionState {
@@ -40,13 +73,15 @@ pub(crate) struct ConnectionState {
     permissions: RwLock<Arc<Permissions>>,
     permissions_version: AtomicU64,
     consumers: Mutex<HashMap<ConsumerTag, ConsumerAt>>,
+    exclusive: Mutex<Exclusive>,
     pending_bytes: AtomicUsize,
     created: Instant,
     /// When the publish whose time to durable is being taken was handed over, in microseconds after `created`, plus 1;
     /// 0: none is being taken.
     timed_since: AtomicU64,
-    submitted: AtomicU64,
-    completed: AtomicU64,
+    publishes: Count,
+    returns: Count,
+    acks: Count,
     progress: Notify,
     closed: AtomicBool,
 }
@@ -74,11 +109,13 @@ impl ConnectionState {
             permissions: RwLock::new(Arc::new(permissions)),
             permissions_version: AtomicU64::new(0),
             consumers: Mutex::default(),
+            exclusive: Mutex::default(),
             pending_bytes: AtomicUsize::new(0),
             created: Instant::now(),
             timed_since: AtomicU64::new(0),
-            submitted: AtomicU64::new(0),
-            completed: AtomicU64::new(0),
+            publishes: Count::default(),
+            returns: Count::default(),
+            acks: Count::default(),
             progress: Notify::new(),
             closed: AtomicBool::new(false),
         }
@@ -99,10 +136,12 @@ impl ConnectionState {
         for tag in letter.cancelled {
             self.events.push(Event::Cancelled { tag });
         }
-        if letter.done > 0 {
+        if letter.done > 0 || letter.settled != Settlements::default() {
             let before = self.pending_bytes.load(Ordering::Relaxed);
             self.pending_bytes.fetch_sub(letter.bytes.min(before), Ordering::AcqRel);
-            self.completed.fetch_add(letter.done, Ordering::AcqRel);
+            self.publishes.complete(letter.done);
+            self.returns.complete(letter.settled.returned);
+            self.acks.complete(letter.settled.acked);
             self.progress.notify_waiters();
         }
     }
@@ -149,9 +188,17 @@ impl ConnectionState {
         self.permissions_version.load(Ordering::Acquire)
     }
 
-    /// Waits for outcomes, a short time at most.
-    pub async fn progressed(&self) {
-        let _ = tokio::time::timeout(LOOK_EVERY, self.progress.notified()).await;
+    /// Waits until something is so that depends on outcomes.
+    pub async fn until(&self, so: impl Fn() -> bool) {
+        loop {
+            let mut progressed = std::pin::pin!(self.progress.notified());
+            // Heard from here on: an outcome between the look and the wait counts.
+            progressed.as_mut().enable();
+            if so() {
+                return;
+            }
+            let _ = tokio::time::timeout(LOOK_EVERY, progressed).await;
+        }
     }
 
     /// Whether it was closed.
@@ -166,6 +213,19 @@ impl ConnectionState {
     pub fn set_permissions(&self, permissions: Permissions) {
         *self.permissions.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(permissions);
         self.permissions_version.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// An exclusive queue is about to be asked for in that shard; with `claimed` also in meta.
+    pub fn note_exclusive(&self, shard: ShardId, claimed: bool) {
+        let mut exclusive = lock(&self.exclusive);
+        exclusive.shards.insert(shard);
+        exclusive.claimed |= claimed;
+    }
+
+    /// The shards that may have exclusive queues of this connection, and whether meta may.
+    pub fn take_exclusive(&self) -> (BTreeSet<ShardId>, bool) {
+        let Exclusive { shards, claimed } = std::mem::take(&mut *lock(&self.exclusive));
+        (shards, claimed)
     }
 
     /// Notes a consumer; false if the tag is in use.
@@ -196,17 +256,28 @@ impl ConnectionState {
         lock(&self.consumers).len()
     }
 
-    /// So many outcomes are asked for, of so many bytes.
+    /// So many outcomes of publishes are asked for, of so many bytes.
     pub fn submit(&self, tickets: u64, bytes: usize) {
-        self.submitted.fetch_add(tickets, Ordering::AcqRel);
+        self.publishes.submit(tickets);
         self.pending_bytes.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// Waits until as many outcomes came as were asked for before the call: all of them, while order holds.
-    pub async fn settled(&self) {
-        let submitted = self.submitted.load(Ordering::Acquire);
-        while self.completed.load(Ordering::Acquire) < submitted && !self.is_closed() {
-            self.progressed().await;
-        }
+    /// So many outcomes of settlements are asked for.
+    pub fn submit_settlements(&self, settlements: Settlements) {
+        self.returns.submit(settlements.returned);
+        self.acks.submit(settlements.acked);
+    }
+
+    /// Waits until as many outcomes came as were asked for before the call (all of them, while order holds) of what
+    /// changes what is ready in a queue: publishes, unless storage refuses them now, and returns; with `acks`, of those too.
+    pub async fn settled(&self, acks: bool, publishes_refused: impl Fn() -> bool) {
+        let publishes = self.publishes.submitted();
+        let returns = self.returns.submitted();
+        let acked = if acks { self.acks.submitted() } else { 0 };
+        self.until(|| {
+            let published = self.publishes.has(publishes) || publishes_refused();
+            self.is_closed() || (published && self.returns.has(returns) && self.acks.has(acked))
+        })
+        .await;
     }
 }

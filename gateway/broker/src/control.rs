@@ -6,12 +6,16 @@ use crate::connection_state::{ConnectionState, ConsumerAt};
 use crate::engine::{ConsumerPlace, Engine};
 use crate::metadata::convert;
 use crate::queues;
-use crate::requests::{GetFor, Reply};
+use crate::requests::{GetFor, Leased, Reply};
 use crate::session::consumers::Wanted;
 use crate::shard::Owner;
 use longshore_proto::v1::{self, MetaError, answer, gateway_item::Item, meta_command::Command};
 use longshore_wire::CursorId;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a client that leaves is kept waiting for outcomes; below the time in which it expects `close-ok`.
+const SETTLED_AT_END: Duration = Duration::from_secs(5);
 
 /// Rare operations of one connection. Clone it into tasks; operations answer `Closed` after the connection ended.
 /// All answer within the configured time-out with `Unavailable` where storage does not.
@@ -35,10 +39,18 @@ impl Control {
         self.state.permissions().permit(right, name)
     }
 
-    /// Waits until everything that the connection flushed so far has its outcome, at most the time of an operation.
-    /// The operations below do this themselves where it matters (get, stat, purge, delete).
+    /// Waits until everything that the connection flushed so far has its outcome, for its end: 5 s at most, and not for
+    /// publishes while storage refuses them.
     pub async fn settled(&self) {
-        let _ = tokio::time::timeout(self.engine.config.operation_timeout, self.state.settled()).await;
+        let settled = self.state.settled(true, || self.engine.blocked().is_some());
+        let _ = tokio::time::timeout(SETTLED_AT_END, settled).await;
+    }
+
+    /// As [`Control::settled`], for what an operation on a queue may see; acks it does not. At most the time of an
+    /// operation.
+    async fn published(&self) {
+        let settled = self.state.settled(false, || self.engine.blocked().is_some());
+        let _ = tokio::time::timeout(self.engine.config.operation_timeout, settled).await;
     }
 
     /// The queue of that name, durable or transient. Errors: `NotFound`, `Unavailable`.
@@ -50,7 +62,7 @@ impl Control {
     /// Ready messages and consumers of a queue (passive declare). Errors: `NotFound`, `ResourceLocked`, `Unavailable`.
     pub async fn stat(&self, name: &str) -> Result<QueueState, BrokerError> {
         self.open()?;
-        self.settled().await;
+        self.published().await;
         let found = queues::find_mine(&self.engine, &self.state, name).await?;
         let counts = match found.counts {
             Some(counts) => counts,
@@ -78,14 +90,14 @@ impl Control {
         if_empty: bool,
     ) -> Result<u64, BrokerError> {
         self.open()?;
-        self.settled().await;
+        self.published().await;
         queues::delete(&self.engine, &self.state, name, if_unused, if_empty).await
     }
 
     /// Drops what is ready in a queue; returns how many. Errors: `NotFound`, `ResourceLocked`, `Unavailable`.
     pub async fn purge(&self, name: &str) -> Result<u64, BrokerError> {
         self.open()?;
-        self.settled().await;
+        self.published().await;
         queues::purge(&self.engine, &self.state, name).await
     }
 
@@ -293,13 +305,16 @@ impl Control {
     /// Takes one message, if there is one. Errors: `NotFound`, `ResourceLocked`, `ExclusiveUse`, `Unavailable`.
     pub async fn get(&self, queue: &str) -> Result<Option<Got>, BrokerError> {
         self.open()?;
-        self.settled().await;
+        self.published().await;
         let found = queues::find_mine(&self.engine, &self.state, queue).await?;
         let (shard, log) = (found.shard, found.info.log);
         let make = |request| Item::Get(v1::Get { request, shard: shard.0, log: log.0, cursor: 0 });
         let get = GetFor { connection: self.state.id, shard };
         match self.engine.ask(shard, Some(get), make).await? {
-            Reply::Got { delivery, ready } => Ok(delivery.map(|delivery| Got { delivery, ready })),
+            // The last thing before the answer: from here on the message is the adapter's.
+            Reply::Got { delivery, ready } => {
+                Ok(delivery.and_then(Leased::take).map(|delivery| Got { delivery, ready }))
+            }
             Reply::Answer(answer::Result::Refused(reason)) => {
                 let reason = v1::Refused::try_from(reason).unwrap_or(v1::Refused::Unspecified);
                 Err(crate::engine::refused(reason, queue))

@@ -11,10 +11,11 @@ use crate::mail::Mail;
 use crate::meta_batch::MetaBatch;
 use crate::metadata::Metadata;
 use crate::outbox::Outbox;
-use crate::requests::{Reply, Requests};
+use crate::requests::{Leased, Reply, Requests};
 use crate::session::consumers::AttachResult;
 use crate::shard::{Owner, Shard, message};
 use crate::transients::Transients;
+use bytes::Bytes;
 use longshore_proto::v1::{self, node_item::Item};
 use longshore_wire::{NodeId, SessionId, ShardId, Term};
 use std::collections::{BTreeMap, HashMap};
@@ -153,14 +154,20 @@ impl Engine {
     /// Makes the links that the view asks for, and ends those to nodes that are gone.
     pub fn sync_links(self: &Arc<Self>) {
         let wanted: BTreeMap<NodeId, String> = self.view.nodes().into_iter().collect();
-        let mut links = lock(&self.links);
-        links.retain(|node, (address, task)| {
-            let keep = wanted.get(node) == Some(address);
-            if !keep {
-                task.abort();
+        let gone: Vec<(NodeId, tokio::task::AbortHandle)> = lock(&self.links)
+            .extract_if(|node, (address, _)| wanted.get(node) != Some(address))
+            .map(|(node, (_, task))| (node, task))
+            .collect();
+        for (node, task) in gone {
+            task.abort();
+            let outbox = self.outboxes.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
+            if let Some(outbox) = outbox {
+                outbox.close();
             }
-            keep
-        });
+            // The task does not say so itself any more.
+            self.link_down(node);
+        }
+        let mut links = lock(&self.links);
         for (node, address) in wanted {
             links.entry(node).or_insert_with(|| {
                 let task = crate::link::run(self.clone(), node, address.clone());
@@ -215,8 +222,7 @@ impl Engine {
                 for (delivery, pieces) in shard.with(|state| state.deliver(shard.id, deliver, mail)) {
                     let key = (delivery.log, delivery.offset);
                     if let Some((request, ready)) = self.requests.take_open_get(key) {
-                        let delivery = message(shard.id, term, delivery, pieces, None);
-                        self.requests.resolve(request, Reply::Got { delivery, ready });
+                        self.got_whole(request, ready, term, delivery, pieces);
                     }
                 }
             }
@@ -313,19 +319,22 @@ impl Engine {
         };
         let term = Term(got.term);
         let key = (delivery.log, delivery.offset);
-        let shard = self.shard(pending.shard);
-        let owner = Owner { connection: pending.connection, tag: None };
-        let whole = shard.with(|state| {
-            state.consumers.got(term, &delivery, owner);
-            state.got(delivery)
-        });
-        match whole {
-            Some((delivery, pieces)) => {
-                let delivery = message(shard.id, term, delivery, pieces, None);
-                self.requests.resolve(got.request, Reply::Got { delivery, ready: got.ready });
-            }
+        match self.shard(pending.shard).with(|state| state.got(delivery)) {
+            Some((delivery, pieces)) => self.got_whole(got.request, got.ready, term, delivery, pieces),
             None => self.requests.open_get(key, got.request, got.ready),
         }
+    }
+
+    /// A get's message is there. Only now it counts as held: one whose pieces do not all come is not reported to the
+    /// next leader, which so delivers it again.
+    fn got_whole(&self, request: u64, ready: u64, term: Term, delivery: v1::Delivery, pieces: Vec<Bytes>) {
+        let Some(pending) = self.requests.get_of(request) else { return };
+        let shard = self.shard(pending.shard);
+        let owner = Owner { connection: pending.connection, tag: None };
+        shard.with(|state| state.consumers.got(term, &delivery, owner));
+        let delivery =
+            message(shard.id, term, delivery, pieces, None).map(|delivery| Leased::new(shard, delivery));
+        self.requests.resolve(request, Reply::Got { delivery, ready });
     }
 
     /// A consumer ended without its connection's asking.
@@ -370,11 +379,6 @@ impl Engine {
                 connection.receive(letter);
             }
         }
-    }
-
-    /// Whether some shard has more to do than that.
-    pub fn any_shard_over(&self, pending_bytes_max: usize) -> bool {
-        self.shards().iter().any(|shard| shard.pending_bytes() > pending_bytes_max)
     }
 
     fn set_blocked(&self, by: BlockedBy, reason: Option<String>) {
@@ -478,9 +482,9 @@ pub(crate) fn refused(reason: v1::Refused, queue: &str) -> BrokerError {
     let name = queue.to_owned();
     match reason {
         v1::Refused::UnknownLog => BrokerError::NotFound { what: "queue", name },
-        v1::Refused::Exclusive => BrokerError::ExclusiveUse(format!("queue '{name}'")),
-        v1::Refused::InUse => BrokerError::InUse(format!("queue '{name}'")),
-        v1::Refused::NotEmpty => BrokerError::NotEmpty(format!("queue '{name}'")),
+        v1::Refused::Exclusive => BrokerError::ExclusiveUse(name),
+        v1::Refused::InUse => BrokerError::InUse(name),
+        v1::Refused::NotEmpty => BrokerError::NotEmpty(name),
         v1::Refused::Inequivalent => BrokerError::Inequivalent { what: "arguments", name },
         v1::Refused::NoSpace => BrokerError::NoSpace,
         v1::Refused::Malformed | v1::Refused::Version => {

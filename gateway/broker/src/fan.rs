@@ -35,6 +35,8 @@ pub(crate) enum Ticket {
         log: LogId,
         /// What.
         offsets: Box<[Offset]>,
+        /// None of them is to be delivered again, here or elsewhere.
+        acked: bool,
     },
 }
 

@@ -4,6 +4,26 @@ use crate::api::*;
 use crate::fan::PublishTicket;
 use std::collections::HashMap;
 
+/// How many settlements (flushes, by log) are asked for, or done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settlements {
+    /// Those that only end messages.
+    pub acked: u64,
+    /// Those after which messages are to be had again.
+    pub returned: u64,
+}
+
+impl Settlements {
+    /// One more.
+    pub fn count(&mut self, acked: bool) {
+        if acked {
+            self.acked += 1;
+        } else {
+            self.returned += 1;
+        }
+    }
+}
+
 /// For one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Letter {
@@ -13,8 +33,10 @@ pub(crate) struct Letter {
     pub deliveries: Vec<Delivery>,
     /// Consumers that ended.
     pub cancelled: Vec<ConsumerTag>,
-    /// How many of its tickets were resolved.
+    /// How many of its publishes were resolved.
     pub done: u64,
+    /// How many of its settlements were.
+    pub settled: Settlements,
     /// Bytes that are no longer pending.
     pub bytes: usize,
     /// The fate of the publish whose time is being taken is known; whether it was stored.

@@ -49,12 +49,13 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an item. After the stream ended it goes nowhere: whoever sent it hears of the lost link.
-    pub fn push(&self, item: GatewayItem) {
+    /// Adds an item. False: the stream has ended, it goes nowhere. What it was about is settled by the loss of the link
+    /// if it was noted before that; whoever notes it later must look at the answer.
+    pub fn push(&self, item: GatewayItem) -> bool {
         let waker = {
             let mut inner = self.lock();
             if inner.closed {
-                return;
+                return false;
             }
             inner.bytes += size(&item);
             inner.items.push_back(item);
@@ -63,6 +64,7 @@ impl Outbox {
         if let Some(waker) = waker {
             waker.wake();
         }
+        true
     }
 
     /// Waits until a piece of a large body may be added without holding up what others send. False: the stream ended.

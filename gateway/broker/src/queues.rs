@@ -40,10 +40,10 @@ pub(crate) fn meta_error(reply: &v1::MetaReply, what: &'static str, name: &str) 
         MetaError::MetaInequivalent | MetaError::MetaExists => {
             BrokerError::Inequivalent { what: "arguments", name }
         }
-        MetaError::MetaInUse => BrokerError::InUse(format!("{what} '{name}'")),
+        MetaError::MetaInUse => BrokerError::InUse(name),
         MetaError::MetaLimit => BrokerError::Limit(reply.message.clone()),
         MetaError::MetaInvalid => BrokerError::Invalid(reply.message.clone()),
-        MetaError::MetaExclusive => BrokerError::ResourceLocked(format!("{what} '{name}'")),
+        MetaError::MetaExclusive => BrokerError::ResourceLocked(name),
         MetaError::MetaForbidden => BrokerError::Forbidden(reply.message.clone()),
         MetaError::MetaNotLeader | MetaError::MetaUnavailable => BrokerError::Unavailable("meta refused"),
         MetaError::MetaSession => BrokerError::Closed,
@@ -101,11 +101,7 @@ pub(crate) async fn find_mine(
     name: &str,
 ) -> Result<Found, BrokerError> {
     let found = find(engine, who, name).await?;
-    if found.info.accessible {
-        Ok(found)
-    } else {
-        Err(BrokerError::ResourceLocked(format!("queue '{name}'")))
-    }
+    if found.info.accessible { Ok(found) } else { Err(BrokerError::ResourceLocked(name.to_owned())) }
 }
 
 /// Counts of a queue, from its leader.
@@ -160,7 +156,7 @@ async fn declare_durable(
         // Nobody claims the name of a transient queue that the broker named; do not put a durable one over it.
         match engine.find_transient(&who.namespace, name).await {
             Ok(found) if found.exclusive => {
-                return Err(BrokerError::ResourceLocked(format!("queue '{name}'")));
+                return Err(BrokerError::ResourceLocked(name.to_owned()));
             }
             Ok(_) => return Err(BrokerError::Inequivalent { what: "durable", name: name.to_owned() }),
             Err(BrokerError::NotFound { .. }) => {}
@@ -218,6 +214,12 @@ async fn declare_transient(
     declare: &QueueDeclare,
 ) -> Result<QueueState, BrokerError> {
     let namespace = who.namespace.id;
+    let shard = engine.view.transient_shard(namespace, name);
+    let shard = shard.ok_or(BrokerError::Unavailable("the cluster is not known yet"))?;
+    if declare.exclusive {
+        // Before anything is asked for: the connection may go at each await, and what it asked for comes to be.
+        who.note_exclusive(shard, given);
+    }
     let leaving = |entry: &QueueEntry| {
         // This gateway's claim of a queue that it has no more: it goes with what waits for meta's next entry, and a
         // new claim goes behind it.
@@ -227,7 +229,7 @@ async fn declare_transient(
     };
     if let Some(entry) = who.namespace.queue(name).filter(|entry| !leaving(entry)) {
         if !convert::queue_info(&entry, engine.session.0, who.id.0).accessible {
-            return Err(BrokerError::ResourceLocked(format!("queue '{name}'")));
+            return Err(BrokerError::ResourceLocked(name.to_owned()));
         }
         let durable = QueueDeclare { durable: declare.durable && !declare.exclusive, ..declare.clone() };
         if let Some(what) = differs(&durable, &entry.queue) {
@@ -236,8 +238,6 @@ async fn declare_transient(
     } else if given {
         claim(engine, who, name, declare).await?;
     }
-    let shard = engine.view.transient_shard(namespace, name);
-    let shard = shard.ok_or(BrokerError::Unavailable("the cluster is not known yet"))?;
     let message = v1::TransientDeclare {
         request: 0,
         shard: shard.0,
@@ -331,7 +331,7 @@ async fn claim(
         let locked =
             existing.exclusive && (existing.owner_session, existing.owner) != (engine.session.0, who.id.0);
         if locked {
-            return Err(BrokerError::ResourceLocked(format!("queue '{name}'")));
+            return Err(BrokerError::ResourceLocked(name.to_owned()));
         }
         let what = differs(declare, existing).unwrap_or("arguments");
         return Err(BrokerError::Inequivalent { what, name: name.to_owned() });
@@ -354,6 +354,9 @@ pub(crate) fn claim_for_binding(engine: &Engine, who: &ConnectionState, name: &s
         single_active: owned.declare.single_active,
         kind: "classic".to_owned(),
     };
+    if owned.declare.exclusive {
+        who.note_exclusive(ShardId(owned.declare.shard), true);
+    }
     Some(claim_message(engine, who, name, &declare))
 }
 
@@ -376,10 +379,10 @@ pub(crate) async fn delete(
     if found.entry.is_some() {
         let counts = count(engine, &found).await?;
         if if_unused && counts.consumers > 0 {
-            return Err(BrokerError::InUse(format!("queue '{name}'")));
+            return Err(BrokerError::InUse(name.to_owned()));
         }
         if if_empty && counts.ready + counts.unacked > 0 {
-            return Err(BrokerError::NotEmpty(format!("queue '{name}'")));
+            return Err(BrokerError::NotEmpty(name.to_owned()));
         }
         delete_in_meta(engine, who, name, found.info.log, false).await?;
         return Ok(counts.ready);

@@ -3,10 +3,11 @@
 use crate::api::*;
 use crate::engine::Engine;
 use crate::session::consumers::item;
+use crate::shard::Shard;
 use longshore_proto::v1::{self, answer, gateway_item};
 use longshore_wire::{NodeId, ShardId};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -24,12 +25,39 @@ pub(crate) enum Reply {
     /// To a get.
     Got {
         /// The message, if there was one.
-        delivery: Option<Delivery>,
+        delivery: Option<Leased>,
         /// Messages left.
         ready: u64,
     },
     /// Ask again: not the leader, or the link was lost.
     Again,
+}
+
+/// A message that a get took. Unless somebody takes it out it goes back to its queue, uncounted: whoever asked may be
+/// gone before the answer, or between the answer and its reading.
+#[derive(Debug)]
+pub(crate) struct Leased {
+    shard: Arc<Shard>,
+    delivery: Option<Delivery>,
+}
+
+impl Leased {
+    pub fn new(shard: Arc<Shard>, delivery: Delivery) -> Leased {
+        Leased { shard, delivery: Some(delivery) }
+    }
+
+    /// The message; its taker settles it, or ends with the connection that the lease is noted for.
+    pub fn take(mut self) -> Option<Delivery> {
+        self.delivery.take()
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        if let Some(delivery) = &self.delivery {
+            self.shard.give_back(&delivery.handle);
+        }
+    }
 }
 
 /// For whom a get is.
@@ -44,7 +72,22 @@ struct Pending {
     shard: ShardId,
     node: NodeId,
     get: Option<GetFor>,
-    answer: oneshot::Sender<Reply>,
+    /// `None`: a get that nobody waits for any more; what it brings goes back.
+    answer: Option<oneshot::Sender<Reply>>,
+}
+
+/// Whoever waits for an answer; ends the waiting when dropped.
+#[derive(Debug)]
+struct Expected<'a> {
+    requests: &'a Requests,
+    request: u64,
+    answer: oneshot::Receiver<Reply>,
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.requests.abandon(self.request);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -65,28 +108,33 @@ impl Requests {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn expect(
-        &self,
-        request: u64,
-        shard: ShardId,
-        node: NodeId,
-        get: Option<GetFor>,
-    ) -> oneshot::Receiver<Reply> {
+    fn expect(&self, request: u64, shard: ShardId, node: NodeId, get: Option<GetFor>) -> Expected<'_> {
         let (answer, receiver) = oneshot::channel();
-        self.lock().pending.insert(request, Pending { shard, node, get, answer });
-        receiver
+        self.lock().pending.insert(request, Pending { shard, node, get, answer: Some(answer) });
+        Expected { requests: self, request, answer: receiver }
     }
 
-    fn forget(&self, request: u64) {
+    /// Nobody waits for it any more. A get is remembered until its answer, or the loss of whom it was asked: it may
+    /// have taken a message.
+    fn abandon(&self, request: u64) {
         let mut inner = self.lock();
-        inner.pending.remove(&request);
-        inner.open_gets.retain(|_, (open, _)| *open != request);
+        match inner.pending.get_mut(&request) {
+            Some(pending) if pending.get.is_some() => pending.answer = None,
+            _ => drop(inner.pending.remove(&request)),
+        }
+    }
+
+    /// It went nowhere.
+    fn forget(&self, request: u64) {
+        self.lock().pending.remove(&request);
     }
 
     /// An answer came.
     pub fn resolve(&self, request: u64, reply: Reply) {
-        if let Some(pending) = self.lock().pending.remove(&request) {
-            let _ = pending.answer.send(reply);
+        let pending = self.lock().pending.remove(&request);
+        // Outside of the lock: a message that nobody takes goes back to its shard here.
+        if let Some(answer) = pending.and_then(|pending| pending.answer) {
+            let _ = answer.send(reply);
         }
     }
 
@@ -95,7 +143,7 @@ impl Requests {
         self.resolve(request, Reply::Again);
     }
 
-    /// For whom a get is, if it still waits.
+    /// For whom a get is, if its answer is still expected (though perhaps nobody waits for it).
     pub fn get_of(&self, request: u64) -> Option<GetFor> {
         self.lock().pending.get(&request).and_then(|pending| pending.get)
     }
@@ -123,10 +171,13 @@ impl Requests {
     fn ask_again(&self, whom: impl Fn(&Pending) -> bool) {
         let lost: Vec<Pending> = {
             let mut inner = self.lock();
-            inner.pending.extract_if(|_, pending| whom(pending)).map(|(_, pending)| pending).collect()
+            let Inner { pending, open_gets } = &mut *inner;
+            let lost: HashMap<u64, Pending> = pending.extract_if(|_, pending| whom(pending)).collect();
+            open_gets.retain(|_, (request, _)| !lost.contains_key(request));
+            lost.into_values().collect()
         };
-        for pending in lost {
-            let _ = pending.answer.send(Reply::Again);
+        for answer in lost.into_iter().filter_map(|pending| pending.answer) {
+            let _ = answer.send(Reply::Again);
         }
     }
 
@@ -154,19 +205,21 @@ impl Engine {
                 continue;
             };
             let request = self.next_id();
-            let answer = self.requests.expect(request, shard.id, node, get);
-            outbox.push(item(make(request)));
-            match tokio::time::timeout_at(deadline, answer).await {
+            let mut expected = self.requests.expect(request, shard.id, node, get);
+            if !outbox.push(item(make(request))) {
+                // The link went between the look and the note: nobody would say so.
+                self.requests.forget(request);
+                tokio::time::sleep(AGAIN_AFTER).await;
+                continue;
+            }
+            match tokio::time::timeout_at(deadline, &mut expected.answer).await {
                 Ok(Ok(Reply::Again)) => tokio::time::sleep(AGAIN_AFTER).await,
                 Ok(Ok(Reply::Answer(answer::Result::Refused(reason)))) if is_busy(reason) => {
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
                 Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(_)) => return Err(BrokerError::Closed),
-                Err(_) => {
-                    self.requests.forget(request);
-                    return Err(late);
-                }
+                Err(_) => return Err(late),
             }
         }
         Err(late)

@@ -6,7 +6,7 @@
 use crate::api::*;
 use crate::fan::Ticket;
 use crate::lease::Lease;
-use crate::mail::Mail;
+use crate::mail::{Mail, Settlements};
 use crate::outbox::Outbox;
 use crate::session::consumers::{AttachResult, Verdict, Wanted, item};
 use crate::session::pieces::Pieces;
@@ -48,8 +48,6 @@ pub(crate) struct Handover {
     pub settles: Vec<(Handle, Option<u64>, End)>,
     /// Credit: consumer, messages, bytes.
     pub credits: Vec<(u64, u64, u64)>,
-    /// Publishes to transient queues.
-    pub items: Vec<v1::GatewayItem>,
 }
 
 #[derive(Debug)]
@@ -171,14 +169,14 @@ impl Shard {
         }
     }
 
-    /// Takes what a connection flushed. Whether the shard has too much to do, and how many tickets its settlements
-    /// made.
+    /// Takes what a connection flushed. Whether the shard has too much to do, and how many settlements it
+    /// made of what came.
     pub fn hand_over(
         &self,
         connection: ConnectionId,
         work: Handover,
         pending_bytes_max: usize,
-    ) -> (bool, u64) {
+    ) -> (bool, Settlements) {
         self.with(|state| {
             for work in work.works {
                 match work {
@@ -186,17 +184,30 @@ impl Shard {
                     Work::Upload(upload) => state.sender.push_upload(connection.0, upload),
                 }
             }
-            let tickets = state.settle(self.id, connection, work.settles);
+            let settlements = state.settle(self.id, connection, work.settles);
             for (consumer, messages, bytes) in work.credits {
                 if let Some(credit) = state.consumers.credit(consumer, messages, bytes) {
                     state.push(Item::Credit(credit));
                 }
             }
-            for item in work.items {
-                state.push_item(item);
-            }
-            (state.sender.pending_bytes() > pending_bytes_max, tickets)
+            (state.sender.pending_bytes() > pending_bytes_max, settlements)
         })
+    }
+
+    /// Sends something to `node`. False: it does not lead any more, or cannot be reached.
+    pub fn push_to(&self, node: NodeId, what: Item) -> bool {
+        self.with(|state| match &state.outbox {
+            Some(outbox) if state.leader.is_some_and(|(_, leader)| leader == node) => outbox.push(item(what)),
+            _ => false,
+        })
+    }
+
+    /// Returns a message that a get took and nobody wants, unseen by any client. Nothing happens if it went back
+    /// already, with the end of its connection.
+    pub fn give_back(&self, handle: &Handle) {
+        let settles = vec![(*handle, None, End::Returned { counted: false })];
+        // In nobody's name: no connection waits for the outcome.
+        self.with(|state| state.settle(self.id, ConnectionId(0), settles));
     }
 
     /// Asks for a consumer; the answer comes through [`State::attached`].
@@ -249,14 +260,17 @@ impl State {
 
     fn push_item(&self, item: v1::GatewayItem) {
         if let Some(outbox) = &self.outbox {
-            outbox.push(item);
+            // If the stream has ended, the loss of the link makes good for it.
+            let _sent = outbox.push(item);
         }
     }
 
     /// Sends now, or once a leader can be reached.
     pub fn push_or_defer(&mut self, item: v1::GatewayItem) {
         match &self.outbox {
-            Some(outbox) => outbox.push(item),
+            Some(outbox) => {
+                let _sent = outbox.push(item);
+            }
             None => self.deferred.push(item),
         }
     }
@@ -296,8 +310,8 @@ impl State {
         shard: ShardId,
         connection: ConnectionId,
         settles: Vec<(Handle, Option<u64>, End)>,
-    ) -> u64 {
-        let mut tickets = 0;
+    ) -> Settlements {
+        let mut settlements = Settlements::default();
         let mut settles: Vec<_> = settles
             .into_iter()
             .filter(|(handle, id, _)| self.consumers.settled(*id, handle.log, handle.offset, handle.lease))
@@ -306,10 +320,12 @@ impl State {
         settles.sort_by_key(|(log, term, offset, _)| (*log, *term, *offset));
         for group in settles.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             let Some((log, term, ..)) = group.first().copied() else { continue };
-            tickets += u64::from(!log.is_transient());
+            if !log.is_transient() {
+                settlements.count(group.iter().all(|(.., end)| *end == End::Acked));
+            }
             self.settle_group(shard, connection, log, term, group.iter().map(|(_, _, o, end)| (*o, *end)));
         }
-        tickets
+        settlements
     }
 
     fn settle_group(
@@ -336,7 +352,9 @@ impl State {
             }));
         }
         let offsets = ends.clone().map(|(offset, _)| offset).collect();
-        self.sender.settle((log, CursorId(0), term), ends, Ticket::Settle { connection, log, offsets });
+        let acked = ends.clone().all(|(_, end)| end == End::Acked);
+        let ticket = Ticket::Settle { connection, log, offsets, acked };
+        self.sender.settle((log, CursorId(0), term), ends, ticket);
     }
 
     /// Gives back what a connection that ended holds without a consumer.
@@ -397,9 +415,9 @@ impl State {
                 Resolved::Appended(Ticket::Publish(ticket), result) => {
                     mail.resolve(&ticket, publish_result(result));
                 }
-                Resolved::Settled(Ticket::Settle { connection, log, offsets }) => {
+                Resolved::Settled(Ticket::Settle { connection, log, offsets, acked }) => {
                     self.consumers.settle_done(log, &offsets);
-                    mail.to(connection).done += 1;
+                    mail.to(connection).settled.count(acked);
                 }
                 Resolved::Appended(Ticket::Settle { .. }, _) | Resolved::Settled(Ticket::Publish(_)) => {
                     return Err(SenderError::Contradiction("an outcome of another kind"));
@@ -508,4 +526,24 @@ pub(crate) fn message(
         client_time_ms: (time != NO_CLIENT_TIME).then_some(time),
         charged_bytes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_taken_for_a_node_that_is_no_reachable_leader() {
+        let shard = Shard::new(ShardId(1), SessionId(1), Arc::new(Lease::new()));
+        let stat = || Item::LogStat(v1::LogStat { request: 1, shard: 1, ..v1::LogStat::default() });
+        assert!(!shard.push_to(NodeId(1), stat()), "no leader");
+        let outbox = Arc::new(Outbox::default());
+        assert!(shard.set_leader(Term(1), Some(NodeId(1)), Some(outbox.clone())));
+        assert!(shard.push_to(NodeId(1), stat()));
+        assert!(!shard.push_to(NodeId(2), stat()), "another one leads");
+        outbox.close();
+        assert!(!shard.push_to(NodeId(1), stat()), "its stream has ended, which the shard was not told yet");
+        shard.set_leader(Term(2), Some(NodeId(2)), None);
+        assert!(!shard.push_to(NodeId(2), stat()), "no link");
+    }
 }

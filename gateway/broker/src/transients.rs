@@ -201,14 +201,7 @@ impl Engine {
         let shard = self.shard(shard);
         let (Some((_, node)), Some(_)) = shard.leader() else {
             // No leader now, and none of these queues survives that: look for them once there is one.
-            let tickets = held.ticket.split(targets.len() as u32);
-            for ((name, _), ticket) in targets.into_iter().zip(tickets) {
-                self.transients.forget(connection.namespace.id.0, &name);
-                let held =
-                    Held { record: held.record.clone(), body: held.body.clone(), ticket, again: held.again };
-                self.find_and_send(&connection.namespace, name, held);
-            }
-            return;
+            return self.find_all_and_send(&connection.namespace, targets, held);
         };
         let logs: Vec<LogId> = targets.iter().map(|(_, log)| *log).collect();
         let encoded = Record::parse(held.record.clone()).and_then(|record| {
@@ -235,8 +228,29 @@ impl Engine {
         };
         lock(&self.transients.sent).insert(request, sent);
         let append = v1::TransientAppend { request, shard: shard.id.0, record, body_bytes };
-        let work = Handover { items: vec![item(Item::TransientAppend(append))], ..Handover::default() };
-        shard.hand_over(connection.id, work, usize::MAX);
+        if shard.push_to(node, Item::TransientAppend(append)) {
+            return;
+        }
+        // The leader went after the look. If its link did, that gave the publish its outcome; else nobody would.
+        let unsent = lock(&self.transients.sent).remove(&request);
+        if let Some(Sent { ticket, targets, record, body, again, .. }) = unsent {
+            self.find_all_and_send(&connection.namespace, targets, Held { record, body, ticket, again });
+        }
+    }
+
+    /// Looks for the queues of a publish, each for itself.
+    fn find_all_and_send(
+        self: &Arc<Self>,
+        namespace: &Arc<Namespace>,
+        targets: Vec<(Arc<str>, LogId)>,
+        held: Held,
+    ) {
+        let tickets = held.ticket.split(targets.len() as u32);
+        for ((name, _), ticket) in targets.into_iter().zip(tickets) {
+            self.transients.forget(namespace.id.0, &name);
+            let held = Held { record: held.record.clone(), body: held.body.clone(), ticket, again: held.again };
+            self.find_and_send(namespace, name, held);
+        }
     }
 
     /// A leader took a publish to transient queues.
@@ -525,20 +539,20 @@ impl Engine {
         let mine: Vec<_> =
             owned.extract_if(.., |_, o| o.connection == connection.id && o.declare.exclusive).collect();
         drop(owned);
-        if mine.is_empty() {
-            return;
-        }
-        let claimed = mine.iter().any(|(_, owned)| owned.claimed);
-        let mut shards: Vec<u32> = mine.iter().map(|(_, owned)| owned.declare.shard).collect();
-        shards.sort_unstable();
-        shards.dedup();
+        // Also what was under way when the connection went, and is noted as nobody's.
+        let (mut shards, mut claimed) = connection.take_exclusive();
+        shards.extend(mine.iter().map(|(_, owned)| ShardId(owned.declare.shard)));
+        claimed |= mine.iter().any(|(_, owned)| owned.claimed);
         for ((namespace, name), _) in &mine {
             self.transients.forget(*namespace, name);
         }
         for shard in shards {
-            let delete =
-                v1::TransientDelete { shard, owner: connection.id.0, ..v1::TransientDelete::default() };
-            self.shard(ShardId(shard)).with(|state| state.push_or_defer(item(Item::TransientDelete(delete))));
+            let delete = v1::TransientDelete {
+                shard: shard.0,
+                owner: connection.id.0,
+                ..v1::TransientDelete::default()
+            };
+            self.shard(shard).with(|state| state.push_or_defer(item(Item::TransientDelete(delete))));
         }
         if claimed && !self.lease.is_lost() {
             self.meta.forget_owner(self.session, connection.id);

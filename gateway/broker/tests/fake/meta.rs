@@ -126,12 +126,16 @@ impl Fake {
 #[tonic::async_trait]
 impl v1::meta_server::Meta for Fake {
     async fn submit(&self, request: Request<v1::MetaCommand>) -> Result<Response<MetaReply>, Status> {
-        let mut state = self.lock();
         let command = request.into_inner().command.unwrap();
-        if !matches!(command, Command::Barrier(_)) {
-            state.meta_entries += 1;
-        }
-        Ok(Response::new(state.carry_out(command)))
+        let reply = {
+            let mut state = self.lock();
+            if !matches!(command, Command::Barrier(_)) {
+                state.meta_entries += 1;
+            }
+            state.carry_out(command)
+        };
+        self.until(|state| !state.meta_held).await;
+        Ok(Response::new(reply))
     }
 
     type WatchStream = UnboundedReceiverStream<Result<v1::WatchDown, Status>>;

@@ -3,6 +3,8 @@
 //! It applies batches as a shard does (numbers without gaps, a second one answered with the first outcome), so that
 //! what the broker sends twice shows.
 
+#![allow(dead_code, reason = "no test file uses all of it")]
+
 mod meta;
 mod storage;
 
@@ -56,6 +58,10 @@ pub struct State {
     pub waiting: VecDeque<v1::NodeItem>,
     /// Outcomes are made, but not told.
     pub silent: bool,
+    /// What the leader says waits until [`Fake::release`].
+    pub held: bool,
+    /// Meta carries commands out, and answers once this is false again.
+    pub meta_held: bool,
     /// Appends are refused.
     pub full: bool,
     /// Renewals are not answered.
@@ -105,6 +111,23 @@ impl Fake {
         state.links.clear();
         state.consumers.clear();
         state.waiting.clear();
+    }
+
+    /// Everything that was held is said.
+    pub fn release(&self) {
+        let mut state = self.lock();
+        (state.held, state.meta_held) = (false, false);
+        state.send();
+    }
+
+    /// Waits until the node's state is so.
+    pub async fn until(&self, so: impl Fn(&State) -> bool) {
+        let look = async {
+            while !so(&self.lock()) {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), look).await.expect("it comes to be so");
     }
 
     /// The records of a durable queue, in order, with how many pieces each has.

@@ -190,8 +190,12 @@ impl State {
             push_delivery(&mut deliveries, 0, get.log, offset as u64, self.next_lease, stored);
         }
         let ready = self.counts(get.log).unwrap().ready;
-        let delivery = deliveries.pop();
+        let mut deliveries = deliveries.into_iter();
+        let delivery = deliveries.next();
         self.tell(Down::Got(v1::Got { request: get.request, term: 1, delivery, ready }));
+        for piece in deliveries {
+            self.tell(Down::Deliver(v1::Deliver { shard: 1, term: 1, deliveries: vec![piece] }));
+        }
     }
 
     fn transient_item(&mut self, item: Up) {
@@ -318,6 +322,9 @@ impl v1::storage_server::Storage for Fake {
 impl State {
     /// What waits goes to the newest link.
     pub fn send(&mut self) {
+        if self.held {
+            return;
+        }
         let Some(link) = self.links.last() else { return self.waiting.clear() };
         let mut waiting = self.waiting.drain(..).peekable();
         while let Some(item) = waiting.next() {
