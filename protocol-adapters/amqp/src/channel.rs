@@ -1,6 +1,7 @@
 //! One channel's state: what it is waiting for, what its client holds, how it publishes.
 
 use crate::confirms::Confirms;
+use crate::pieces::Pieces;
 use crate::transaction::Transaction;
 use crate::unacked::Unacked;
 use bytes::Bytes;
@@ -21,7 +22,7 @@ pub(crate) struct Assembling {
     pub(crate) properties: Option<Properties>,
     /// Bytes of body that are still to come.
     pub(crate) missing: u64,
-    pub(crate) body: Vec<Bytes>,
+    pub(crate) body: Pieces,
 }
 
 /// A message to be published, complete.
@@ -120,8 +121,9 @@ impl Channel {
         (token >> TOKEN_BITS == u64::from(self.generation)).then_some(token & ((1 << TOKEN_BITS) - 1))
     }
 
-    /// Whether the client may be handed another message that it must settle.
+    /// Whether the client may be handed another message that it must settle. As in RabbitMQ what it took by gets does
+    /// not count.
     pub(crate) fn has_room(&self) -> bool {
-        self.prefetch_global == 0 || self.unacked.len() < usize::from(self.prefetch_global)
+        self.prefetch_global == 0 || self.unacked.delivered() < usize::from(self.prefetch_global)
     }
 }

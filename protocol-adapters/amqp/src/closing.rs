@@ -4,7 +4,7 @@
 use crate::backend::{Link, Operations};
 use crate::channel::{Channel, ChannelState, Mode};
 use crate::exception::{Exception, Outcome};
-use crate::session::{Done, Finished, Phase, Session};
+use crate::session::{Done, Finished, Phase, Session, backlog_cost};
 use crate::settle::{RETURNED, UNSEEN};
 use futures_util::future::join_all;
 use longshore_amqp_codec::method::ConnectionCloseOk;
@@ -132,7 +132,7 @@ impl<L: Link> Session<L> {
     /// generation and what is left to do.
     fn empty_channel(&mut self, number: u16) -> Option<(u16, Leaving)> {
         let mut channel = self.channels.remove(&number)?;
-        let waited: usize = channel.backlog.iter().map(|frame| frame.payload.len()).sum();
+        let waited: usize = channel.backlog.iter().map(backlog_cost).sum();
         self.backlog_bytes = self.backlog_bytes.saturating_sub(waited);
         self.forget_assembling(channel.assembling.take());
         for delivery in &channel.surplus {
@@ -141,6 +141,7 @@ impl<L: Link> Session<L> {
         let mut held = Vec::new();
         channel.unacked.take(0, true, &mut held);
         if let Mode::Transaction(transaction) = &mut channel.mode {
+            self.transaction_bytes = self.transaction_bytes.saturating_sub(transaction.message_bytes);
             held.extend(transaction.settled.drain(..).map(|(held, _)| held));
         }
         for held in held.iter().filter(|held| !held.stream) {

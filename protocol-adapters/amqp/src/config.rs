@@ -36,7 +36,7 @@ pub struct AmqpConfig {
     pub backlog_bytes_max: usize,
     /// Bytes of messages that a consumer may have on their way to this connection.
     pub consumer_window_bytes: u64,
-    /// Bytes of publishes that one transaction may hold before its commit.
+    /// Bytes of publishes that the open transactions of a connection may hold before their commits.
     pub transaction_bytes_max: u64,
     /// A delivery that is not settled for this long closes its channel; `None` (RabbitMQ: 30 minutes): never.
     pub consumer_timeout: Option<Duration>,

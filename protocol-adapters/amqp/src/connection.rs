@@ -215,8 +215,9 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             self.feed();
             self.hand_over();
             if self.session.phase == Phase::Done && self.session.out.is_empty() && !self.unflushed {
-                let Task { mut reader, mut writer, session, .. } = self;
+                let Task { mut reader, mut writer, session, operations, .. } = self;
                 let client_hangs_up = session.client_hangs_up;
+                drop(operations);
                 drop(session);
                 if client_hangs_up {
                     await_hang_up(&mut reader).await;
@@ -407,13 +408,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
     }
 
     fn tick_period(&self) -> Duration {
-        let heartbeat = match self.agreed.heartbeat_seconds {
-            0 => Duration::from_secs(3_600),
-            seconds => Duration::from_millis(u64::from(seconds) * 500),
-        };
-        let checks =
-            self.session.facts.config.consumer_timeout.map(|t| t.clamp(Duration::from_secs(1), heartbeat));
-        checks.map_or(heartbeat, |checks| checks.min(heartbeat).min(Duration::from_secs(10)))
+        tick_period(self.agreed.heartbeat_seconds, self.session.facts.config.consumer_timeout)
     }
 
     /// Heartbeats both ways, and what else depends on time.
@@ -449,6 +444,18 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
     }
 }
 
+/// How often to look at the clock: twice per heartbeat, more often for a shorter consumer timeout.
+fn tick_period(heartbeat_seconds: u16, consumer_timeout: Option<Duration>) -> Duration {
+    let heartbeat = match heartbeat_seconds {
+        0 => Duration::from_secs(3_600),
+        seconds => Duration::from_millis(u64::from(seconds) * 500),
+    };
+    match consumer_timeout {
+        Some(checks) => checks.clamp(Duration::from_secs(1), Duration::from_secs(10)).min(heartbeat),
+        None => heartbeat,
+    }
+}
+
 /// Writes what fits, or flushes if nothing waits. Cancel-safe.
 async fn write_some<W: AsyncWrite + Unpin>(writer: &mut W, out: &OutBuffer) -> io::Result<usize> {
     if out.is_empty() {
@@ -458,4 +465,19 @@ async fn write_some<W: AsyncWrite + Unpin>(writer: &mut W, out: &OutBuffer) -> i
     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
     let filled = out.io_slices(&mut slices);
     writer.write_vectored(slices.get(..filled).unwrap_or_default()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_heartbeat_goes_with_every_consumer_timeout() {
+        let ms = |heartbeat, timeout: u64| {
+            tick_period(heartbeat, Some(Duration::from_millis(timeout))).as_millis()
+        };
+        assert_eq!(ms(1, 60_000), 500, "a heartbeat of one second is below the smallest check");
+        assert_eq!((ms(0, 60_000), ms(60, 5_000), ms(60, 10)), (10_000, 5_000, 1_000));
+        assert_eq!(tick_period(60, None), Duration::from_secs(30));
+    }
 }

@@ -26,14 +26,59 @@ pub(crate) struct Consumer {
     /// The client's name for it.
     pub(crate) name: ShortStr,
     pub(crate) no_ack: bool,
-    /// Unsettled messages that it may have; 0: no limit.
+    /// Unsettled messages that it may have by its own limit; 0: no limit.
     pub(crate) prefetch: u16,
+    /// Unsettled messages that may be out for it: its own limit or the channel's, whichever is less.
+    pub(crate) limit: u64,
+    /// Messages granted under a higher limit: so many settlements make no room.
+    pub(crate) debt: u64,
     /// It reads a stream by position.
     pub(crate) stream: bool,
     /// It receives the replies of direct reply-to.
     pub(crate) replies: bool,
     /// Bytes to be granted again.
     pub(crate) bytes_due: u64,
+}
+
+impl Consumer {
+    fn new(channel: u16, name: ShortStr, no_ack: bool, prefetch: u16) -> Consumer {
+        Consumer {
+            channel,
+            name,
+            no_ack,
+            prefetch,
+            limit: 0,
+            debt: 0,
+            stream: false,
+            replies: false,
+            bytes_due: 0,
+        }
+    }
+
+    /// The channel's limit is `prefetch_global` now: answers how many messages more may be granted. What is granted
+    /// beyond it would be out for this consumer and with nobody.
+    pub(crate) fn limited(&mut self, prefetch_global: u16) -> u64 {
+        let limits = [self.prefetch, prefetch_global].into_iter().filter(|limit| *limit > 0 && !self.no_ack);
+        let limit = limits.min().map_or(MESSAGES_UNLIMITED, u64::from);
+        let before = std::mem::replace(&mut self.limit, limit);
+        if limit < before {
+            self.debt += before - limit;
+            return 0;
+        }
+        let paid = self.debt.min(limit - before);
+        self.debt -= paid;
+        limit - before - paid
+    }
+
+    /// A message of it was settled: whether another one may be granted.
+    pub(crate) fn settled(&mut self) -> bool {
+        if self.limit >= MESSAGES_UNLIMITED {
+            return false;
+        }
+        let in_debt = self.debt > 0;
+        self.debt = self.debt.saturating_sub(1);
+        !in_debt
+    }
 }
 
 /// A consumer that was attached.
@@ -67,8 +112,7 @@ impl<L: Link> Session<L> {
         }
         let prefetch = if method.no_ack { 0 } else { channel.prefetch };
         let no_ack = method.no_ack;
-        let consumer =
-            Consumer { channel: number, name, no_ack, prefetch, stream: false, replies: false, bytes_due: 0 };
+        let consumer = Consumer::new(number, name, no_ack, prefetch);
         let tag = ConsumerTag(self.next_consumer);
         self.next_consumer += 1;
         if method.queue.as_str() == Some(DIRECT_REPLY_TO) {
@@ -117,16 +161,13 @@ impl<L: Link> Session<L> {
 
     /// A consumer is attached: tell the client, then let messages come.
     pub(crate) fn consuming(&mut self, number: u16, consuming: Consuming) -> Outcome<()> {
-        let Consuming { tag, consumer, nowait, reply_queue } = consuming;
+        let Consuming { tag, mut consumer, nowait, reply_queue } = consuming;
         let channel = self.channel_mut(number)?;
         channel.consumers.insert(consumer.name.clone(), tag);
         if reply_queue.is_some() {
             channel.reply_queue = reply_queue;
         }
-        let messages = match consumer.prefetch {
-            0 => MESSAGES_UNLIMITED,
-            limit => limit.into(),
-        };
+        let messages = consumer.limited(channel.prefetch_global);
         if !nowait {
             self.say(number, BasicConsumeOk { consumer_tag: consumer.name.clone() });
         }
@@ -218,4 +259,33 @@ pub(crate) fn check_stream(
         return Err(Exception::precondition(text));
     }
     start_at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_is_granted_what_both_limits_allow() {
+        let mut consumer = Consumer::new(1, ShortStr::default(), false, 5);
+        assert_eq!(consumer.limited(2), 2);
+        assert!(consumer.settled());
+        assert_eq!(consumer.limited(4), 2, "a higher limit grants the difference");
+        assert_eq!(consumer.limited(1), 0);
+        assert_eq!(
+            [(); 4].map(|()| consumer.settled()),
+            [false, false, false, true],
+            "three were granted too many"
+        );
+        assert_eq!(consumer.limited(0), 4, "without the channel's limit its own one holds");
+    }
+
+    #[test]
+    fn without_limits_only_bytes_bound_a_consumer() {
+        for (no_ack, prefetch, global) in [(false, 0, 0), (true, 0, 3)] {
+            let mut consumer = Consumer::new(1, ShortStr::default(), no_ack, prefetch);
+            assert_eq!(consumer.limited(global), MESSAGES_UNLIMITED);
+            assert!(!consumer.settled());
+        }
+    }
 }

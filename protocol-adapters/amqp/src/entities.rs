@@ -5,6 +5,7 @@ use crate::arguments;
 use crate::backend::{Link, Operations};
 use crate::exception::{Exception, Outcome};
 use crate::operations;
+use crate::operations::REPLIES_PREFIX;
 use crate::publish::DIRECT_REPLY_TO;
 use crate::session::{Done, Session};
 use longshore_amqp_codec::method::{
@@ -45,6 +46,11 @@ impl<L: Link> Session<L> {
         let (facts, control) = (self.facts.clone(), self.control.clone());
         if method.passive {
             let nowait = method.nowait;
+            if name.starts_with(REPLIES_PREFIX) {
+                return self.start(number, async move {
+                    operations::look_replies(&control, &facts, &name, nowait).await
+                });
+            }
             return self
                 .start(number, async move { operations::look_queue(&control, &facts, &name, nowait).await });
         }
@@ -66,10 +72,10 @@ impl<L: Link> Session<L> {
         self.permit(Right::Configure, "queue", &name)?;
         let (facts, control) = (self.facts.clone(), self.control.clone());
         let QueueDelete { if_unused, if_empty, nowait, .. } = *method;
-        self.exclusive.remove(&name);
         self.start(number, async move {
             let count = operations::delete_queue(&control, &facts, &name, if_unused, if_empty).await?;
-            Ok(Done::Answer((!nowait).then(|| QueueDeleteOk { message_count: clamp(count) }.into())))
+            let answer = (!nowait).then(|| QueueDeleteOk { message_count: clamp(count) }.into());
+            Ok(Done::Deleted { name, answer })
         })
     }
 
@@ -79,8 +85,7 @@ impl<L: Link> Session<L> {
         let (facts, control) = (self.facts.clone(), self.control.clone());
         let nowait = method.nowait;
         self.start(number, async move {
-            let purged =
-                control.purge(&name).await.map_err(|error| Exception::from_broker(error, &facts.vhost))?;
+            let purged = operations::purge(&control, &facts, &name).await?;
             Ok(Done::Answer((!nowait).then(|| QueuePurgeOk { message_count: clamp(purged) }.into())))
         })
     }
@@ -198,7 +203,10 @@ impl<L: Link> Session<L> {
         let answer: Option<Method> = (!method.nowait).then(|| ExchangeDeclareOk {}.into());
         let existing = self.control.exchange(&name);
         if method.passive {
-            if name.is_empty() || existing.is_none() {
+            if name.is_empty() {
+                return Err(Exception::default_exchange());
+            }
+            if existing.is_none() {
                 return Err(Exception::not_found("exchange", &name, &self.facts.vhost));
             }
             return self.answer(number, answer);

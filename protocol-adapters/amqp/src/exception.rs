@@ -69,6 +69,11 @@ impl Exception {
         ))
     }
 
+    pub(crate) fn internal_exchange(name: &str, vhost: &str) -> Exception {
+        let text = format!("cannot publish to internal exchange '{name}' in vhost '{vhost}'");
+        Exception::new(ReplyCode::AccessRefused, text)
+    }
+
     pub(crate) fn default_exchange() -> Exception {
         Exception::new(ReplyCode::AccessRefused, "operation not permitted on the default exchange")
     }
@@ -119,11 +124,7 @@ impl Exception {
     /// A publish that the broker did not take.
     pub(crate) fn from_publish(error: BrokerError, exchange: &ShortStr, vhost: &str) -> Exception {
         match error {
-            BrokerError::Forbidden(_) => {
-                let text =
-                    format!("cannot publish to internal exchange '{}' in vhost '{vhost}'", exchange.lossy());
-                Exception::new(ReplyCode::AccessRefused, text)
-            }
+            BrokerError::Forbidden(_) => Exception::internal_exchange(&exchange.lossy(), vhost),
             other => Exception::from_broker(other, vhost),
         }
     }

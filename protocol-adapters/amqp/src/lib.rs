@@ -37,6 +37,7 @@ mod exception;
 mod handshake;
 mod headers;
 mod operations;
+mod pieces;
 mod publish;
 mod session;
 mod settle;

@@ -39,6 +39,22 @@ pub(crate) async fn look_queue<C: Operations>(
     Ok(declared(&state, false, nowait))
 }
 
+/// Names of the queues behind direct reply-to begin so.
+pub(crate) const REPLIES_PREFIX: &str = "amq.rabbitmq.reply-to.";
+
+/// A passive declare of the queue behind somebody's direct reply-to: whether the requester is still there. Anybody may
+/// ask.
+pub(crate) async fn look_replies<C: Operations>(
+    control: &C,
+    facts: &Facts,
+    name: &str,
+    nowait: bool,
+) -> Outcome<Done> {
+    broker(facts, control.queue(name).await)?;
+    let state = QueueState { name: name.to_owned(), ready: 0, consumers: 1, created: false };
+    Ok(declared(&state, false, nowait))
+}
+
 /// A declare: an existing queue is compared by RabbitMQ's rules, a missing one is made.
 pub(crate) async fn declare_queue<C: Operations>(
     control: &C,
@@ -154,6 +170,9 @@ pub(crate) async fn consume<C: Operations>(
     if !info.accessible {
         return Err(Exception::locked(&info.name, &facts.vhost));
     }
+    if info.single_active && attach.exclusive {
+        return Err(Exception::from_broker(BrokerError::ExclusiveUse(info.name), &facts.vhost));
+    }
     if info.kind == "stream" {
         attach.start = Some(check_stream(&consuming.consumer, &attach.queue, &facts.vhost, start_at)?);
         consuming.consumer.stream = true;
@@ -169,7 +188,7 @@ pub(crate) async fn consume_replies<C: Operations>(
     mut consuming: Consuming,
 ) -> Outcome<Done> {
     let declare = QueueDeclare {
-        name: QueueName::Generated("amq.rabbitmq.reply-to."),
+        name: QueueName::Generated(REPLIES_PREFIX),
         durable: false,
         exclusive: true,
         auto_delete: true,
@@ -193,6 +212,16 @@ pub(crate) async fn consume_replies<C: Operations>(
     consuming.consumer.replies = true;
     consuming.reply_queue = Some(queue);
     Ok(Done::Consuming(Box::new(consuming)))
+}
+
+/// Drops what is ready.
+pub(crate) async fn purge<C: Operations>(control: &C, facts: &Facts, name: &str) -> Outcome<u64> {
+    if broker(facts, control.queue(name).await)?.kind == "stream" {
+        let text =
+            format!("queue.purge not supported by stream queues queue '{name}' in vhost '{}'", facts.vhost);
+        return Err(Exception::not_implemented(text));
+    }
+    broker(facts, control.purge(name).await)
 }
 
 /// Takes one message.

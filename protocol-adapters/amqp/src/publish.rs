@@ -6,6 +6,7 @@ use crate::channel::{Assembling, Message, Mode};
 use crate::confirms::Confirms;
 use crate::exception::{Exception, Outcome};
 use crate::headers::MessageHeaders;
+use crate::pieces::Pieces;
 use crate::session::Session;
 use bytes::Bytes;
 use longshore_amqp_codec::content::Property;
@@ -43,7 +44,8 @@ impl<L: Link> Session<L> {
     /// `basic.publish`: the content follows.
     pub(crate) fn publish_begins(&mut self, number: u16, method: BasicPublish) -> Outcome<()> {
         let channel = self.channel_mut(number)?;
-        channel.assembling = Some(Assembling { method, properties: None, missing: 0, body: Vec::new() });
+        channel.assembling =
+            Some(Assembling { method, properties: None, missing: 0, body: Pieces::default() });
         Ok(())
     }
 
@@ -89,11 +91,11 @@ impl<L: Link> Session<L> {
             .missing
             .checked_sub(bytes)
             .ok_or_else(|| Exception::frame("body is longer than its content header announced"))?;
-        if !payload.is_empty() {
-            assembling.body.push(payload);
-        }
         let complete = assembling.missing == 0;
-        self.assembling_bytes += bytes;
+        let before = assembling.body.cost();
+        assembling.body.push(payload, complete);
+        let grown = assembling.body.cost() - before;
+        self.assembling_bytes += grown;
         if complete {
             return self.content_complete(number);
         }
@@ -107,8 +109,8 @@ impl<L: Link> Session<L> {
 
     /// A body is complete, or given up: its bytes do not count any more.
     pub(crate) fn forget_assembling(&mut self, assembling: Option<Assembling>) {
-        let bytes: u64 = assembling.iter().flat_map(|a| &a.body).map(|slice| slice.len() as u64).sum();
-        self.assembling_bytes = self.assembling_bytes.saturating_sub(bytes);
+        let cost = assembling.map_or(0, |assembling| assembling.body.cost());
+        self.assembling_bytes = self.assembling_bytes.saturating_sub(cost);
     }
 
     fn content_complete(&mut self, number: u16) -> Outcome<()> {
@@ -117,19 +119,11 @@ impl<L: Link> Session<L> {
         else {
             return Ok(());
         };
-        let bytes: u64 = body.iter().map(|slice| slice.len() as u64).sum();
-        self.assembling_bytes = self.assembling_bytes.saturating_sub(bytes);
-        let message = self.checked(number, Message { method, properties, body })?;
-        let transaction_bytes_max = self.facts.config.transaction_bytes_max;
+        self.assembling_bytes = self.assembling_bytes.saturating_sub(body.cost());
+        let message = self.checked(number, Message { method, properties, body: body.finish() })?;
         let channel = self.channel_mut(number)?;
-        if let Mode::Transaction(transaction) = &mut channel.mode {
-            transaction.message_bytes += bytes;
-            if transaction.message_bytes > transaction_bytes_max {
-                let text = format!("a transaction of more than {transaction_bytes_max} bytes");
-                return Err(Exception::precondition(text));
-            }
-            transaction.messages.push(message);
-            return Ok(());
+        if let Mode::Transaction(_) = channel.mode {
+            return self.tx_publish(number, message);
         }
         let report = matches!(channel.mode, Mode::Confirm { .. });
         self.store(number, message, report).map(|_| ())

@@ -8,6 +8,7 @@ use crate::backend::{Link, Operations};
 use crate::channel::{Channel, ChannelState};
 use crate::config::AmqpConfig;
 use crate::exception::{Exception, Outcome};
+use crate::settle::UNSEEN;
 use bytes::BytesMut;
 use longshore_amqp_codec::method::{
     BasicDeliver, ChannelCloseOk, ChannelFlowOk, ChannelOpenOk, ConnectionUpdateSecretOk,
@@ -18,6 +19,9 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+
+/// Class and method id of `basic.publish`, for what is wrong with its content.
+const PUBLISH: (u16, u16) = (60, 40);
 
 /// What is known of the client after the handshake.
 #[derive(Clone, Debug)]
@@ -59,6 +63,8 @@ pub(crate) enum Done {
     Answer(Option<Method>),
     /// A queue was declared (and is the channel's current one now).
     Declared { name: String, exclusive: bool, answer: Option<Method> },
+    /// A queue was deleted.
+    Deleted { name: String, answer: Option<Method> },
     /// A consumer exists.
     Consuming(Box<crate::consume::Consuming>),
     /// A consumer is gone.
@@ -109,6 +115,8 @@ pub(crate) struct Session<L: Link> {
     pub(crate) exclusive: BTreeSet<String>,
     /// Bytes of bodies that are not complete yet.
     pub(crate) assembling_bytes: u64,
+    /// Bytes of messages in open transactions, of all channels.
+    pub(crate) transaction_bytes: u64,
     /// Kept between settlements for its capacity.
     pub(crate) taken: Vec<crate::unacked::Held>,
     next_generation: u16,
@@ -137,6 +145,7 @@ impl<L: Link> Session<L> {
             scratch: BytesMut::new(),
             exclusive: BTreeSet::new(),
             assembling_bytes: 0,
+            transaction_bytes: 0,
             taken: Vec::new(),
             next_generation: 1,
             resumed: VecDeque::new(),
@@ -207,7 +216,7 @@ impl<L: Link> Session<L> {
         match channel.state {
             ChannelState::Open => self.act(frame),
             ChannelState::Busy => {
-                self.backlog_bytes += frame.payload.len();
+                self.backlog_bytes += backlog_cost(&frame);
                 channel.backlog.push_back(frame);
                 Ok(())
             }
@@ -276,8 +285,15 @@ impl<L: Link> Session<L> {
                 self.method = method.id();
                 self.dispatch(number, method)
             }
-            FrameKind::Header => self.content_header(number, frame.payload),
-            FrameKind::Body => self.content_body(number, frame.payload),
+            FrameKind::Header | FrameKind::Body => {
+                if self.channel_mut(number)?.assembling.is_some() {
+                    self.method = PUBLISH;
+                }
+                match frame.kind {
+                    FrameKind::Header => self.content_header(number, frame.payload),
+                    _ => self.content_body(number, frame.payload),
+                }
+            }
             FrameKind::Heartbeat => Ok(()),
         }
     }
@@ -330,7 +346,7 @@ impl<L: Link> Session<L> {
             while let Some(channel) = self.channels.get_mut(&number).filter(|c| c.state == ChannelState::Open)
             {
                 let Some(frame) = channel.backlog.pop_front() else { break };
-                self.backlog_bytes = self.backlog_bytes.saturating_sub(frame.payload.len());
+                self.backlog_bytes = self.backlog_bytes.saturating_sub(backlog_cost(&frame));
                 self.method = (0, 0);
                 if let Err(exception) = self.act(frame) {
                     self.raise(number, &exception, self.method);
@@ -383,11 +399,7 @@ impl<L: Link> Session<L> {
         let number = finished.channel;
         let current = self.channels.get(&number).is_some_and(|c| c.generation == finished.generation);
         if !current || self.phase != Phase::Open {
-            if let Ok(Done::Consuming(consuming)) = finished.outcome {
-                let control = self.control.clone();
-                self.start_unnoticed(async move { control.detach(consuming.tag, false).await });
-            }
-            return;
+            return self.unwanted(finished.outcome);
         }
         self.resume(number);
         self.method = finished.method;
@@ -395,6 +407,24 @@ impl<L: Link> Session<L> {
             self.raise(number, &exception, finished.method);
         }
         self.run_resumed();
+    }
+
+    /// What an operation came to whose channel was closed meanwhile.
+    fn unwanted(&mut self, outcome: Outcome<Done>) {
+        match outcome {
+            Ok(Done::Consuming(consuming)) => {
+                let control = self.control.clone();
+                self.start_unnoticed(async move { control.detach(consuming.tag, false).await });
+            }
+            Ok(Done::Got { got: Some(got), .. }) => self.link.settle(&got.delivery.handle, UNSEEN),
+            Ok(Done::Declared { name, exclusive: true, .. }) => {
+                self.exclusive.insert(name);
+            }
+            Ok(Done::Deleted { name, .. }) => {
+                self.exclusive.remove(&name);
+            }
+            _ => {}
+        }
     }
 
     fn done(&mut self, number: u16, done: Done) -> Outcome<()> {
@@ -414,12 +444,18 @@ impl<L: Link> Session<L> {
                     self.say(number, method);
                 }
             }
+            Done::Deleted { name, answer } => {
+                self.exclusive.remove(&name);
+                if let Some(method) = answer {
+                    self.say(number, method);
+                }
+            }
             Done::Consuming(consuming) => self.consuming(number, *consuming)?,
             Done::Cancelled { tag, answer } => self.cancelled(number, tag, answer),
             Done::Got { got, no_ack } => self.got(number, got.map(|got| *got), no_ack)?,
             Done::ChannelEmpty => {
                 if let Some(channel) = self.channels.remove(&number) {
-                    let waited: usize = channel.backlog.iter().map(|frame| frame.payload.len()).sum();
+                    let waited: usize = channel.backlog.iter().map(backlog_cost).sum();
                     self.backlog_bytes = self.backlog_bytes.saturating_sub(waited);
                 }
                 self.say(number, ChannelCloseOk {});
@@ -462,6 +498,12 @@ impl<L: Link> Session<L> {
             }
         }
     }
+}
+
+/// What a frame that waits costs: without its bytes too it is remembered.
+pub(crate) fn backlog_cost(frame: &Frame) -> usize {
+    const FRAME_OVERHEAD: usize = 64;
+    frame.payload.len() + FRAME_OVERHEAD
 }
 
 /// An empty deliver; its fields are filled by `deliver`.

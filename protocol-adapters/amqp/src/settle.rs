@@ -2,6 +2,7 @@
 
 use crate::backend::Link;
 use crate::channel::Mode;
+use crate::consume::Consumer;
 use crate::exception::{Exception, Outcome};
 use crate::session::Session;
 use crate::unacked::Held;
@@ -61,7 +62,7 @@ impl<L: Link> Session<L> {
             self.link.settle(&held.handle, settlement);
         }
         if let Some(tag) = held.consumer
-            && self.consumers.get(&tag).is_some_and(|consumer| consumer.prefetch > 0)
+            && self.consumers.get_mut(&tag).is_some_and(Consumer::settled)
         {
             self.link.credit(tag, 1, 0);
         }
@@ -90,6 +91,14 @@ impl<L: Link> Session<L> {
         let channel = self.channel_mut(number)?;
         if qos.global {
             channel.prefetch_global = qos.prefetch_count;
+            let mut tags: Vec<_> = channel.consumers.values().copied().collect();
+            tags.sort_unstable();
+            for tag in tags {
+                let more = self.consumers.get_mut(&tag).map_or(0, |c| c.limited(qos.prefetch_count));
+                if more > 0 {
+                    self.link.credit(tag, more, 0);
+                }
+            }
         } else {
             channel.prefetch = qos.prefetch_count;
         }

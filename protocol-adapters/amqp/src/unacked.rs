@@ -23,35 +23,32 @@ pub(crate) struct Held {
 pub(crate) struct Unacked {
     /// In order of delivery tags; settled ones in the middle stay as holes until the front reaches them.
     slots: VecDeque<(u64, Option<Held>)>,
-    count: usize,
+    /// Those of consumers.
+    delivered: usize,
 }
 
 impl Unacked {
-    pub(crate) fn len(&self) -> usize {
-        self.count
+    /// How many were delivered to consumers; the rest was taken by gets.
+    pub(crate) fn delivered(&self) -> usize {
+        self.delivered
     }
 
     /// Adds a delivery; its tag is above all before it.
     pub(crate) fn push(&mut self, held: Held) {
         self.slots.push_back((held.delivery_tag, Some(held)));
-        self.count += 1;
+        self.delivered += usize::from(held.consumer.is_some());
     }
 
     /// Puts back what a rolled back transaction had taken.
     pub(crate) fn put_back(&mut self, held: Held) {
-        match self.slots.binary_search_by_key(&held.delivery_tag, |(tag, _)| *tag) {
-            Ok(at) => {
-                if let Some((_, slot)) = self.slots.get_mut(at)
-                    && slot.replace(held).is_none()
-                {
-                    self.count += 1;
-                }
-            }
+        let added = match self.slots.binary_search_by_key(&held.delivery_tag, |(tag, _)| *tag) {
+            Ok(at) => self.slots.get_mut(at).is_some_and(|(_, slot)| slot.replace(held).is_none()),
             Err(at) => {
                 self.slots.insert(at, (held.delivery_tag, Some(held)));
-                self.count += 1;
+                true
             }
-        }
+        };
+        self.delivered += usize::from(added && held.consumer.is_some());
     }
 
     /// Takes what a settlement names, in order, into `taken`. Tag 0 with `multiple` means all there are. Answers
@@ -66,8 +63,9 @@ impl Unacked {
         if multiple {
             self.take_front(at + 1, taken);
         } else {
-            taken.extend(slot.take());
-            self.count -= 1;
+            let held = slot.take();
+            self.delivered -= usize::from(held.is_some_and(|held| held.consumer.is_some()));
+            taken.extend(held);
             self.trim();
         }
         true
@@ -76,7 +74,8 @@ impl Unacked {
     fn take_front(&mut self, slots: usize, taken: &mut Vec<Held>) {
         let before = taken.len();
         taken.extend(self.slots.drain(..slots).filter_map(|(_, held)| held));
-        self.count -= taken.len() - before;
+        let consumed = taken.iter().skip(before).filter(|held| held.consumer.is_some()).count();
+        self.delivered -= consumed;
         self.trim();
     }
 
@@ -106,7 +105,7 @@ mod tests {
             term: Term(1),
             tag: None,
         };
-        Held { delivery_tag, handle, consumer: None, stream: false, sent_at_seconds: 0 }
+        Held { delivery_tag, handle, consumer: Some(ConsumerTag(1)), stream: false, sent_at_seconds: 0 }
     }
 
     fn with(tags: std::ops::RangeInclusive<u64>) -> Unacked {
@@ -129,12 +128,12 @@ mod tests {
         assert_eq!(take(&mut unacked, 2, true), None, "a settled tag is unknown to multiple too");
         assert_eq!(take(&mut unacked, 4, true), Some(vec![1, 3, 4]));
         assert_eq!(take(&mut unacked, 1, false), None);
-        assert_eq!((unacked.len(), unacked.oldest().map(|held| held.delivery_tag)), (2, Some(5)));
+        assert_eq!((unacked.delivered(), unacked.oldest().map(|held| held.delivery_tag)), (2, Some(5)));
         assert_eq!(take(&mut unacked, 0, false), None);
         assert_eq!(take(&mut unacked, 7, true), None);
         assert_eq!(take(&mut unacked, 0, true), Some(vec![5, 6]));
         assert_eq!(take(&mut unacked, 0, true), Some(vec![]));
-        assert_eq!(unacked.len(), 0);
+        assert_eq!(unacked.delivered(), 0);
     }
 
     #[test]
@@ -143,9 +142,21 @@ mod tests {
         let mut taken = Vec::new();
         assert!(unacked.take(3, true, &mut taken));
         taken.into_iter().rev().for_each(|held| unacked.put_back(held));
-        assert_eq!(unacked.len(), 4);
+        assert_eq!(unacked.delivered(), 4);
         assert_eq!(take(&mut unacked, 3, false), Some(vec![3]));
         unacked.put_back(held(3));
         assert_eq!(take(&mut unacked, 4, true), Some(vec![1, 2, 3, 4]));
+    }
+
+    #[test]
+    fn gets_are_held_and_not_counted_as_delivered() {
+        let mut unacked = with(1..=2);
+        unacked.push(Held { consumer: None, ..held(3) });
+        assert_eq!(unacked.delivered(), 2);
+        assert_eq!(take(&mut unacked, 3, false), Some(vec![3]));
+        unacked.put_back(Held { consumer: None, ..held(3) });
+        assert_eq!(unacked.delivered(), 2);
+        assert_eq!(take(&mut unacked, 0, true), Some(vec![1, 2, 3]));
+        assert_eq!(unacked.delivered(), 0);
     }
 }

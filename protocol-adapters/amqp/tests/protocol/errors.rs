@@ -164,6 +164,21 @@ fn channel_errors() -> Vec<(Method, u16, &'static str)> {
             "PRECONDITION_FAILED - unknown delivery tag 0",
         ),
         (TxCommit {}.into(), 406, "PRECONDITION_FAILED - channel is not transactional"),
+        (
+            ExchangeDeclare { passive: true, ..exchange("", "direct") }.into(),
+            403,
+            "ACCESS_REFUSED - operation not permitted on the default exchange",
+        ),
+        (
+            QueueDeclare { passive: true, ..declare("amq.rabbitmq.reply-to.gone") }.into(),
+            404,
+            "NOT_FOUND - no queue 'amq.rabbitmq.reply-to.gone' in vhost '/'",
+        ),
+        (
+            BasicConsume { queue: short("single"), exclusive: true, ..Default::default() }.into(),
+            403,
+            "ACCESS_REFUSED - queue 'single' in vhost '/' in exclusive use",
+        ),
     ]
 }
 
@@ -172,6 +187,7 @@ async fn channel_errors_close_the_channel_and_nothing_else() {
     let server = Server::new();
     server.fake.foreign_queue("theirs", "exclusive");
     server.fake.foreign_queue("stream", "stream");
+    server.fake.foreign_queue("single", "single active");
     let mut client = server.client().await;
     client.open(9).await;
     client.declare(9, "q").await;

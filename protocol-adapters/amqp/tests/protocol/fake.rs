@@ -129,8 +129,8 @@ impl Fake {
             arguments: Bytes::new(),
             spec: None,
             expires_ms: 0,
-            single_active: false,
-            kind: if exclusive { "classic".into() } else { kind.into() },
+            single_active: kind == "single active",
+            kind: if kind == "stream" { kind.into() } else { "classic".into() },
             accessible: true,
         };
         let owner = exclusive.then_some(u64::MAX);

@@ -7,4 +7,6 @@ mod errors;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod messages;

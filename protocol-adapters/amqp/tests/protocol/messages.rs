@@ -266,6 +266,9 @@ async fn replies_reach_whoever_asked() {
     let request = helper.message(1).await;
     let reply_to = request.properties.short(Property::ReplyTo).unwrap();
     assert!(reply_to.lossy().starts_with("amq.rabbitmq.reply-to."), "{reply_to:?}");
+    let there = QueueDeclare { queue: reply_to.clone(), passive: true, ..Default::default() };
+    let Method::QueueDeclareOk(there) = helper.call(1, there).await else { panic!("anybody may ask") };
+    assert_eq!((there.message_count, there.consumer_count), (0, 1));
     helper.publish(1, &reply_to.lossy(), b"pong").await;
     assert_eq!(asker.delivery(1).await.2, b"pong");
     assert!(matches!(asker.call(1, ChannelClose::default()).await, Method::ChannelCloseOk(_)));
