@@ -248,7 +248,8 @@ impl Engine {
         let tickets = held.ticket.split(targets.len() as u32);
         for ((name, _), ticket) in targets.into_iter().zip(tickets) {
             self.transients.forget(namespace.id.0, &name);
-            let held = Held { record: held.record.clone(), body: held.body.clone(), ticket, again: held.again };
+            let held =
+                Held { record: held.record.clone(), body: held.body.clone(), ticket, again: held.again };
             self.find_and_send(namespace, name, held);
         }
     }
