@@ -61,6 +61,7 @@ mod journal;
 mod lease;
 mod mail;
 mod membership;
+pub mod mutations;
 mod rng;
 mod space;
 mod storage;

@@ -35,9 +35,6 @@ pub(crate) struct Core {
     /// Entries up to here may have been delivered under an earlier term.
     pub inherited: Index,
     pub waiting: Option<Waiting>,
-    /// Sessions that have said in this term all that they hold of earlier ones. What they name later may have been returned
-    /// meanwhile, by a settlement that their word has overtaken.
-    pub reported: BTreeSet<SessionId>,
     pub loads: BTreeMap<LoadId, LoadFor>,
     /// Queues that could hand over more if the shard's bound on leases allowed it.
     pub starved: BTreeSet<QueueId>,
@@ -59,7 +56,6 @@ impl Core {
             term: Term(0),
             inherited: Index(0),
             waiting: None,
-            reported: BTreeSet::new(),
             loads: BTreeMap::new(),
             starved: BTreeSet::new(),
             turn: 1,
@@ -81,7 +77,6 @@ impl Core {
     /// Forgets a term.
     pub fn end(&mut self) {
         self.waiting = None;
-        self.reported.clear();
         self.loads.clear();
         self.starved.clear();
         self.outbox.clear();

@@ -4,7 +4,6 @@ use super::{Session, Sessions, Upload};
 use crate::id_ranges::IdRanges;
 use crate::page::{Key, Pages, read_version, versioned};
 use bytes::{BufMut, Bytes};
-use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::row::Source;
 use longshore_wire::{BATCHES_IN_FLIGHT_MAX, DecodeError, Index, Reader, SessionId};
 
@@ -37,8 +36,9 @@ impl Session {
             session.outcomes.push_back(r.long()?);
         }
         r.finish()?;
-        if mutations::on(Mutation::BatchNumberLost) {
-            session = Session::default();
+        #[cfg(feature = "mutations")]
+        if crate::mutations::batch_number_lost() {
+            session = Session { number_lost: true, ..Session::default() };
         }
         Ok(session)
     }
