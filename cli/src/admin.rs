@@ -265,6 +265,10 @@ fn table(answer: &Value) -> String {
             columns.push(key);
         }
     }
+    // What a row is about comes first.
+    if let Some(at) = columns.iter().position(|column| *column == "name") {
+        columns[..=at].rotate_right(1);
+    }
     let cell = |row: &Value, column: &str| match row.get(column) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
@@ -294,7 +298,7 @@ mod tests {
     #[test]
     fn rows_become_columns() {
         let rows = json!([{"name": "q", "messages": 12}, {"name": "longer", "messages": 3}]);
-        assert_eq!(table(&rows), "messages  name\n12        q\n3         longer\n");
+        assert_eq!(table(&rows), "name    messages\nq       12\nlonger  3\n");
     }
 
     #[test]

@@ -4,8 +4,9 @@ use crate::config::Config;
 use crate::{admin, dev, part};
 use anyhow::{Context, Result, bail};
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use figment::Figment;
 use figment::providers::Serialized;
+use figment::value::{Dict, Map};
+use figment::{Figment, Metadata, Profile, Provider};
 use std::path::PathBuf;
 
 /// Longshore: one message queue for RabbitMQ, MQTT, Kafka and HTTPS clients.
@@ -52,6 +53,22 @@ impl PartArgs {
     }
 }
 
+/// One `--set`; errors name it by its key, since its value may be a secret.
+struct Flag {
+    key: String,
+    value: figment::value::Value,
+}
+
+impl Provider for Flag {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(format!("--set {}", self.key)).interpolater(|_, keys| keys.join("."))
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Serialized::default(&self.key, &self.value).data()
+    }
+}
+
 /// Turns `key=value` flags into a source of settings that errors can name.
 pub fn flags(set: &[String]) -> Result<Figment> {
     let mut figment = Figment::new();
@@ -63,7 +80,7 @@ pub fn flags(set: &[String]) -> Result<Figment> {
         }
         let value: figment::value::Value =
             value.parse().unwrap_or_else(|error: std::convert::Infallible| match error {});
-        figment = figment.merge(Serialized::default(key, value));
+        figment = figment.merge(Flag { key: key.to_owned(), value });
     }
     Ok(figment)
 }

@@ -14,7 +14,22 @@ use std::path::Path;
 /// Prefix of environment variables.
 const ENV_PREFIX: &str = "LONGSHORE_";
 /// Variables with that prefix that are not settings: tests and `dev` read them by themselves.
-const ENV_OTHERS: [&str; 6] = ["dev_secret_id", "dev_secret_key", "sim_seed", "sim_seeds", "chaos", "log"];
+const ENV_OTHERS: [&str; 11] = [
+    "dev_secret_id",
+    "dev_secret_key",
+    "sim_seed",
+    "sim_seeds",
+    "chaos",
+    "log",
+    // Of the commands that talk to a running cluster, and of docker-compose.yml.
+    "url",
+    "user",
+    "password",
+    "new_password",
+    "admin_password",
+];
+/// The setting whose variable is taken as it stands: a password of digits is no number.
+const SECRET: (&str, &str) = ("storage.administrator_password", "LONGSHORE_STORAGE__ADMINISTRATOR_PASSWORD");
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -61,7 +76,11 @@ impl Config {
         }
         let env =
             Env::prefixed(ENV_PREFIX).filter(|key| !ENV_OTHERS.iter().any(|other| key == other)).split("__");
-        let config: Config = figment.merge(env).merge(flags).extract().context("configuration")?;
+        figment = figment.merge(env);
+        if let Ok(text) = std::env::var(SECRET.1) {
+            figment = figment.merge(Serialized::default(SECRET.0, secret(&text)));
+        }
+        let config: Config = figment.merge(flags).extract().context("configuration")?;
         config.check()?;
         Ok(config)
     }
@@ -86,6 +105,7 @@ impl Config {
         require(engine.checkpoint_bytes >= 64 << 10, "storage.engine.checkpoint_bytes", "at least 65536")?;
         let amqp = &self.gateway.amqp;
         require((8_192..=1 << 20).contains(&amqp.frame_max), "gateway.amqp.frame_max", "8192 to 1048576")?;
+        require(amqp.handshake_ms_max >= 100, "gateway.amqp.handshake_ms_max", "at least 100")?;
         require(amqp.channel_max >= 1, "gateway.amqp.channel_max", "at least 1")?;
         require(amqp.message_bytes_max <= 1 << 30, "gateway.amqp.message_bytes_max", "at most 1 GiB")?;
         let tls = &self.tls;
@@ -97,6 +117,11 @@ impl Config {
     pub fn print(&self) -> Result<String> {
         toml::to_string(self).context("cannot show the configuration")
     }
+}
+
+/// A secret as it was meant: quotes around all of it are not part of it.
+fn secret(text: &str) -> &str {
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
 }
 
 fn require(holds: bool, key: &str, range: &str) -> Result<()> {
@@ -133,6 +158,41 @@ mod tests {
         assert!(error.contains("storage.shards"), "{error}");
         let error = format!("{:#}", load("[storage]\nshards = \"many\"\n").unwrap_err());
         assert!(error.contains("shards") && error.contains("TOML file"), "{error}");
+    }
+
+    #[test]
+    fn a_time_that_refuses_every_client_is_refused() {
+        let error = format!("{:#}", load("[gateway.amqp]\nhandshake_ms_max = 0\n").unwrap_err());
+        assert!(error.contains("gateway.amqp.handshake_ms_max"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_of_digits_stays_text() {
+        assert_eq!([secret("0123"), secret("\"0123\""), secret("\"")], ["0123", "0123", "\""]);
+    }
+
+    #[test]
+    fn variables_of_commands_are_no_settings() {
+        use clap::CommandFactory;
+        let mut waiting = vec![crate::args::Args::command()];
+        let mut seen = 0;
+        while let Some(command) = waiting.pop() {
+            for name in command.get_arguments().filter_map(|argument| argument.get_env()?.to_str()) {
+                let name = name.strip_prefix(ENV_PREFIX).unwrap().to_lowercase();
+                assert!(ENV_OTHERS.contains(&name.as_str()), "{name}");
+                seen += 1;
+            }
+            waiting.extend(command.get_subcommands().cloned());
+        }
+        assert!(seen > 0);
+    }
+
+    #[test]
+    fn a_flag_that_is_no_setting_is_named_as_it_was_given() {
+        let flags = crate::args::flags(&["foo.bar=1".to_owned()]).unwrap();
+        let error = format!("{:#}", Config::load(None, flags).unwrap_err());
+        assert!(error.contains("--set foo.bar"), "{error}");
+        assert!(!error.contains("default.foo"), "{error}");
     }
 
     #[test]

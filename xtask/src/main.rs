@@ -7,7 +7,7 @@
 //! | `sim [SEED]` | the simulation: all seeds of CI, or one again |
 //! | `chaos` | the fault tests at full size |
 //! | `fixture` | a data directory of the present formats for `tests/fixtures` |
-//! | `bench ...` | the comparisons of `bench/` |
+//! | `clients [NAME...]` | the clients in five languages |
 //! | `tidy` | our own rules over the source text |
 
 mod clients;
@@ -78,6 +78,10 @@ fn system() -> Result<()> {
     let tests = ["test", "--quiet", "-p", "longshore-tests", "--test", "system", "--", "--test-threads", "2"];
     let first = run::step("whole-system tests", "cargo", &tests, &[]);
     if let Err(error) = first {
+        // A race that shows once in ten runs is a fault: what decides about a change does not try again.
+        if std::env::var("CI").is_ok_and(|ci| ci == "true") {
+            return Err(error);
+        }
         // Real processes on a busy machine: one more try tells a fault from a slow minute. Both outcomes are shown.
         println!("   FIRST TRY FAILED, read it: {error:#}");
         return run::step("whole-system tests, second try", "cargo", &tests, &[]);
