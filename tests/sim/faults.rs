@@ -5,11 +5,15 @@ use crate::sim::wire::Caller;
 use crate::sim::world::{CALM, GATEWAYS, MACHINES, ROUGH, What, World};
 use longshore_io::sim::{Effect, Fault, Operation};
 use longshore_io::{Disk, sim::SimDisk};
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_node::{Input, Ticket};
 use longshore_proto::v1;
 use longshore_wire::{NodeId, ShardId};
 
 const MACHINE_TICK_US: u64 = 250_000;
+/// Where bits of a segment may flip: behind its header, and a batch before its end.
+const ROT_FROM: u64 = 4_096;
+const LAST_BATCH_BYTES: u64 = 40 << 10;
 
 impl World {
     /// What a machine's surroundings do four times a second.
@@ -212,7 +216,8 @@ impl World {
         }
     }
 
-    /// Bits of one sealed part of the victim's log flip.
+    /// Bits of the victim's log flip, anywhere but within the last batch of a segment: a flip there cannot be told from a torn
+    /// write, as the design says.
     fn rot(&mut self) {
         let slot = self.victim;
         let files: Vec<String> = self.machines[slot].disk.list("log").unwrap_or_default();
@@ -221,7 +226,13 @@ impl World {
             return;
         }
         let name = format!("log/{}", segments[self.rng.below(segments.len() as u64) as usize]);
-        let at = 4_096 + self.rng.below(100 << 10);
+        let content = self.machines[slot].disk.content(&name).unwrap_or_default();
+        let end = content.iter().rposition(|byte| *byte != 0).unwrap_or(0) as u64;
+        let room = end.saturating_sub(LAST_BATCH_BYTES + ROT_FROM);
+        if room == 0 {
+            return;
+        }
+        let at = ROT_FROM + self.rng.below(room);
         if self.machines[slot].disk.flip(&name, at, self.rng.below(8) as u8) {
             self.reached.bit_rot += 1;
             self.note(format!("bit rot on {slot} in {name} at {at}"));
@@ -240,7 +251,7 @@ impl World {
         self.kill(slot, true, 300);
         let machine = &mut self.machines[slot];
         machine.disk = SimDisk::new(seed);
-        machine.joining = true;
+        machine.joining = !mutations::on(Mutation::WipedNodeKeepsId);
         machine.registering = false;
     }
 

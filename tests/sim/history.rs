@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// Notes kept for a failing seed.
 const NOTES_MAX: usize = 60;
 const VIOLATIONS_MAX: usize = 8;
+/// A failure begins with one of these: clients saw it, or the code did.
+pub const BY_CLIENTS: &str = "clients saw: ";
+pub const BY_CODE: &str = "the code noticed: ";
 
 type Key = (u64, u64);
 
@@ -52,6 +55,7 @@ pub struct History {
     /// Nothing broke yet: first deliveries come in order. Later, what was lost on its way goes out again, unmarked.
     pub stormy: bool,
     violations: Vec<String>,
+    noticed: Vec<String>,
     notes: VecDeque<String>,
 }
 
@@ -71,6 +75,13 @@ impl History {
         }
     }
 
+    /// The code noticed by itself that something is wrong: a seed fails of it, but it proves nothing of this oracle.
+    pub fn sound(&mut self, holds: bool, text: impl FnOnce() -> String) {
+        if !holds && self.noticed.len() < VIOLATIONS_MAX {
+            self.noticed.push(text());
+        }
+    }
+
     /// A rule is broken unless `holds`.
     pub fn expect(&mut self, holds: bool, text: impl FnOnce() -> String) {
         if !holds {
@@ -80,16 +91,17 @@ impl History {
 
     /// Whether enough is known.
     pub fn is_broken(&self) -> bool {
-        self.violations.len() >= VIOLATIONS_MAX
+        self.violations.len() >= VIOLATIONS_MAX || !self.noticed.is_empty()
     }
 
     /// The broken rules, with what led to them.
     pub fn verdict(&self) -> Result<(), String> {
-        if self.violations.is_empty() {
+        if self.violations.is_empty() && self.noticed.is_empty() {
             return Ok(());
         }
         let notes: Vec<&str> = self.notes.iter().map(String::as_str).collect();
-        Err(format!("{:#?}\nbefore: {notes:#?}", self.violations))
+        let by = if self.violations.is_empty() { BY_CODE } else { BY_CLIENTS };
+        Err(format!("{by}{:#?} {:#?}\nbefore: {notes:#?}", self.violations, self.noticed))
     }
 
     /// A client published.

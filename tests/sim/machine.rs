@@ -8,10 +8,13 @@ use longshore_consensus::{Event, Held};
 use longshore_io::sim::SimDisk;
 use longshore_io::{Disk, Mono, WallMs};
 use longshore_log::{Completion, LogWriter, WriteRequest};
+use longshore_mutations as mutations;
 use longshore_node::{Input, Node, NodeConfig, Output, Task};
 use longshore_proto::v1;
 use longshore_wire::NodeId;
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// The simulated cluster's id.
@@ -49,8 +52,13 @@ impl Process {
     }
 
     /// Whether a job of the record store is under way.
-    pub fn rewrites(&self) -> bool {
+    pub fn has_job(&self) -> bool {
         matches!(self.busy[1], Some(Task::Records(_)))
+    }
+
+    /// Whether it is a rewrite.
+    pub fn rewrites(&self) -> bool {
+        matches!(&self.busy[1], Some(Task::Records(job)) if job.what() == longshore_records::What::Rewrite)
     }
 }
 
@@ -131,6 +139,12 @@ fn config(node: NodeId, seed: u64) -> NodeConfig {
     }
 }
 
+/// What a panic said.
+pub fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
 /// What forms the cluster.
 fn formation() -> v1::FormCluster {
     let nodes = (1..=MACHINES as u32).map(|id| v1::StorageNode {
@@ -182,11 +196,12 @@ impl World {
         if first {
             let nodes: Vec<NodeId> = (1..=MACHINES as u32).map(NodeId).collect();
             let formed = node.form(&nodes, now);
-            self.history.expect(formed.is_ok(), || format!("{slot} cannot form: {formed:?}"));
+            self.history.sound(formed.is_ok(), || format!("{slot} cannot form: {formed:?}"));
             if slot == 0 {
                 node.set_formation(formation());
             }
         }
+        self.reached.torn_tail += u64::from(node.had_torn_tail());
         let machine = &mut self.machines[slot];
         machine.process = Some(Process {
             node,
@@ -217,9 +232,8 @@ impl World {
             machine.disk.restart();
         }
         machine.paused_until = 0;
-        if process.rewrites() {
-            self.reached.job_interrupted += 1;
-        }
+        self.reached.job_interrupted += u64::from(process.has_job());
+        self.reached.rewrite_interrupted += u64::from(process.rewrites());
         if process.has_unsynced() {
             self.reached.lost_unsynced += 1;
             self.reached.leader_lost_unsynced += u64::from(process.node.leads() > 0);
@@ -268,10 +282,23 @@ impl World {
         let wall = WallMs(machine.wall_ms + now / 1_000);
         let mut out = Output::default();
         let mut inputs = std::mem::take(&mut process.inbox);
-        if let Err(error) = process.node.turn(Mono(now), wall, &mut inputs, &mut out) {
-            self.history.note(now, format!("node {slot} fails: {error}"));
-            self.reached.node_failed += 1;
-            return self.kill(slot, false, 700);
+        let node = &mut process.node;
+        let turned = catch_unwind(AssertUnwindSafe(|| node.turn(Mono(now), wall, &mut inputs, &mut out)));
+        let overwritten = process.node.overwritten_sealed();
+        match turned {
+            Ok(Ok(())) => self.reached.overwritten_sealed += u64::from(overwritten > 0),
+            Ok(Err(error)) => {
+                self.history.note(now, format!("node {slot} fails: {error}"));
+                self.reached.node_failed += 1;
+                return self.kill(slot, false, 700);
+            }
+            // A process that panics is gone. Only a broken build may: what counts there is what clients see.
+            Err(panic) => {
+                let why = panic_text(panic.as_ref());
+                self.history.note(now, format!("node {slot} panics: {why}"));
+                self.history.sound(mutations::any(), || format!("node {slot} panicked: {why}"));
+                return self.kill(slot, false, 700);
+            }
         }
         let next = process.node.next_wakeup().0.saturating_sub(now).clamp(TURN_US, 100_000);
         let again = out.again;

@@ -30,6 +30,10 @@ reached! {
     all_died,
     /// The disk died inside a write of the log.
     torn_write,
+    /// A start found the torn batch and cut it.
+    torn_tail,
+    /// An entry was overwritten whose segment was sealed.
+    overwritten_sealed,
     /// A write failed and ended its process.
     write_failed,
     /// A node ended itself for another failure.
@@ -40,6 +44,8 @@ reached! {
     died_in_task,
     /// A process died while the record store indexed, merged or rewrote.
     job_interrupted,
+    /// And it was a rewrite of a segment.
+    rewrite_interrupted,
     /// The log found no room.
     no_space,
     /// Gateways were told that storage is full.
@@ -91,6 +97,26 @@ reached! {
     /// Records could not be fetched.
     fetches_failed,
 }
+
+/// States that at least one seed in twenty must come to, or a full run fails.
+pub const RARE: [&str; 16] = [
+    "leader_lost_unsynced",
+    "all_died",
+    "torn_tail",
+    "overwritten_sealed",
+    "died_in_task",
+    "rewrite_interrupted",
+    "no_space",
+    "bit_rot",
+    "rebuilt",
+    "leader_paused",
+    "cut_one_way",
+    "clock_stepped",
+    "slow_disk",
+    "deliveries_dropped",
+    "gaps",
+    "snapshots_under_load",
+];
 
 impl Reached {
     /// Adds another run: in how many runs each state was reached.

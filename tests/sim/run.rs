@@ -27,6 +27,8 @@ pub struct Report {
     pub deliveries: u64,
     pub settles: u64,
     pub compared: u64,
+    /// Of everything that happened, in its order: the same for the same seed.
+    pub trace: u64,
     pub reached: Reached,
 }
 
@@ -51,7 +53,8 @@ pub fn run(seed: u64) -> Result<Report, String> {
     world.history.judge();
     world.history.verdict()?;
     let History { acknowledged, deliveries, settles, compared, .. } = world.history;
-    Ok(Report { acknowledged, deliveries, settles, compared, reached: world.reached })
+    let trace = world.trace;
+    Ok(Report { acknowledged, deliveries, settles, compared, trace, reached: world.reached })
 }
 
 impl World {

@@ -176,7 +176,9 @@ impl World {
         match result {
             Ok(()) => {}
             Err(SenderError::SessionClosed) => self.session_over(at),
-            Err(error) => self.history.violation(format!("gateway {at}, shard {}: {error}", answer.shard)),
+            Err(error) => {
+                self.history.sound(false, || format!("gateway {at}, shard {}: {error}", answer.shard));
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::sim::machine::{CLUSTER, address};
 use crate::sim::world::{MACHINES, What, World};
 use longshore_consensus::{Event, Frame};
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_node::{
     FetchSend, Input, LinkId, LinkItem, Output, Reply, SnapshotSend, Ticket, WatchId, snapshot_meta,
 };
@@ -60,7 +61,8 @@ pub struct SnapshotCall {
 pub struct FetchCall {
     asker: (usize, u64),
     giver: (usize, u64),
-    group: ShardId,
+    /// The asker's number for it.
+    fetch: u64,
     request: v1::FetchRequest,
     heard: u64,
 }
@@ -350,8 +352,8 @@ impl World {
         let giver = target.and_then(|to| Some((to, self.machines[to].process.as_ref()?.epoch)));
         let giver = giver.unwrap_or((slot, 0));
         let asker = (slot, epoch);
-        let (group, request) = (send.group, send.request);
-        self.fetches.insert(call, FetchCall { asker, giver, group, request, heard: 0 });
+        let (fetch, request) = (send.fetch, send.request);
+        self.fetches.insert(call, FetchCall { asker, giver, fetch, request, heard: 0 });
         self.ask_on(call);
     }
 
@@ -369,13 +371,13 @@ impl World {
     fn fetched(&mut self, call: u64, reply: v1::FetchReply) {
         let delay = self.delay();
         let Some(fetch) = self.fetches.get_mut(&call) else { return };
-        let ((slot, epoch), from, group) = (fetch.asker, fetch.giver.0, fetch.group);
+        let ((slot, epoch), from, number) = (fetch.asker, fetch.giver.0, fetch.fetch);
         if self.cut.contains(&(from, slot)) {
             return;
         }
         let next = reply.records.last().map(|record| record.offset + 1);
         let ended = reply.done || reply.unknown_snapshot;
-        let input = Box::new(Input::Fetched { group, reply: Some(reply) });
+        let input = Box::new(Input::Fetched { fetch: number, reply: Some(reply) });
         self.post(delay, What::Inbox { slot, epoch, from: slot, input });
         match next.filter(|_| !ended) {
             Some(next) => {
@@ -387,7 +389,7 @@ impl World {
             None => {
                 self.fetches.remove(&call);
                 if !ended {
-                    let input = Box::new(Input::Fetched { group, reply: None });
+                    let input = Box::new(Input::Fetched { fetch: number, reply: None });
                     self.post(delay + 1, What::Inbox { slot, epoch, from: slot, input });
                 }
             }
@@ -402,7 +404,7 @@ impl World {
         let Some(fetch) = self.fetches.remove(&call) else { return };
         if self.process(fetch.asker.0, fetch.asker.1).is_some() {
             self.reached.fetches_failed += 1;
-            self.input(fetch.asker.0, Input::Fetched { group: fetch.group, reply: None });
+            self.input(fetch.asker.0, Input::Fetched { fetch: fetch.fetch, reply: None });
         }
     }
 
@@ -436,19 +438,22 @@ impl World {
             self.input(teller, Input::WatchClosed { watch });
         }
         let node = self.machines[slot].node.0;
+        let standing = self.machines[slot].process.as_ref().map(|process| process.node.standing());
+        let Some(request) = standing.and_then(|standing| standing.meta_request) else { return };
         for change in down.changes.into_iter().filter_map(|change| change.change) {
             let meta_change::Change::Shard(shard) = change else { continue };
             let mine = shard.replicas.into_iter().find(|replica| replica.node == node && !replica.leaving);
-            let (0, Some(replica)) = (shard.id, mine) else { continue };
-            if replica.learner {
-                self.input(slot, Input::JoinMeta(ReplicaId(replica.id)));
-            } else {
-                let replace = v1::ReplaceReplica { shard: 0, old: replica.id, node };
-                let command = Some(meta_command::Command::ReplaceReplica(replace));
-                for to in (0..MACHINES).filter(|to| *to != slot) {
-                    let command = v1::MetaCommand { command: command.clone(), ..v1::MetaCommand::default() };
-                    self.call(to, slot, command, Caller::Nobody);
-                }
+            let (0, Some(known)) = (shard.id, mine) else { continue };
+            let keeps_id = mutations::on(Mutation::WipedNodeKeepsId);
+            if known.learner && known.request == request || keeps_id {
+                self.input(slot, Input::JoinMeta { replica: ReplicaId(known.id), request });
+                continue;
+            }
+            let replace = v1::ReplaceReplica { shard: 0, old: known.id, node, request };
+            let command = Some(meta_command::Command::ReplaceReplica(replace));
+            for to in (0..MACHINES).filter(|to| *to != slot) {
+                let command = v1::MetaCommand { command: command.clone(), ..v1::MetaCommand::default() };
+                self.call(to, slot, command, Caller::Nobody);
             }
         }
     }

@@ -115,6 +115,8 @@ pub struct World {
     /// What each machine last said of its replicas, and of what waits in them.
     pub last_words: BTreeMap<usize, Vec<Word>>,
     pub unsettled: BTreeMap<(usize, u32), u64>,
+    /// A hash over when everything happened, and what was answered.
+    pub trace: u64,
     queue: BTreeMap<(u64, u64), What>,
     sequence: u64,
 }
@@ -148,6 +150,7 @@ impl World {
             declared: BTreeMap::new(),
             last_words: BTreeMap::new(),
             unsettled: BTreeMap::new(),
+            trace: 0,
             queue: BTreeMap::new(),
             sequence: 0,
         };
@@ -200,7 +203,10 @@ impl World {
             if entry.key().0 > until || self.history.is_broken() {
                 break;
             }
-            let ((at, _), what) = entry.remove_entry();
+            let ((at, sequence), what) = entry.remove_entry();
+            let heard = self.history.acknowledged ^ self.history.deliveries.rotate_left(24);
+            self.trace = (self.trace.rotate_left(5) ^ at ^ sequence.rotate_left(40) ^ heard)
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15);
             self.now = self.now.max(at);
             self.happen(what);
         }

@@ -5,28 +5,26 @@
 #[path = "../sim/mod.rs"]
 mod sim;
 
-use sim::reached::Reached;
+use sim::machine::panic_text;
+use sim::reached::{RARE, Reached};
 use sim::run::{Report, run};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 60;
-/// Seeds that still find a fault that is not mended: a replica that comes back without its log under an id that its leader
-/// has acknowledgements of ("to_commit is out of range"). An ordinary run leaves them out and says so.
-const OPEN: [u64; 2] = [40, 55];
+const SEEDS: u64 = 200;
+/// Seeds that find a fault that is not mended yet; an ordinary run leaves them out and says so. 123: a message stays out with
+/// a consumer that does not have it. 160: handed over after its settlement. 196: a rebuilt replica that leads lacks a row.
+const OPEN: [u64; 3] = [123, 160, 196];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 fn guarded(seed: u64) -> Result<Report, String> {
-    catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Err(format!("panicked: {}", text.unwrap_or_default()))
-    })
+    catch_unwind(AssertUnwindSafe(|| run(seed)))
+        .unwrap_or_else(|panic| Err(format!("panicked: {}", panic_text(panic.as_ref()))))
 }
 
 fn failed(seed: u64, why: &str) -> String {
@@ -68,15 +66,37 @@ fn seeds() {
     });
     let mut results = results.into_inner().unwrap();
     results.sort_by_key(|(seed, _)| *seed);
-    report(&results);
+    let reached = report(&results);
     let failures: Vec<String> = results
         .iter()
         .filter_map(|(seed, result)| result.as_ref().err().map(|why| failed(*seed, why)))
         .collect();
     assert!(failures.is_empty(), "{} of {seeds} seeds failed:\n{}", failures.len(), failures.join("\n\n"));
+    if seeds >= SEEDS {
+        check_rare(&reached, seeds);
+    }
 }
 
-fn report(results: &[(u64, Result<Report, String>)]) {
+/// Each rare state in one seed of twenty at least, and enough of everything in each.
+fn check_rare(reached: &Reached, seeds: u64) {
+    let least = seeds / 20;
+    let seldom: Vec<_> =
+        reached.list().into_iter().filter(|(name, runs)| RARE.contains(name) && *runs < least).collect();
+    assert!(seldom.is_empty(), "reached in fewer than {least} seeds: {seldom:?}");
+}
+
+/// The same seed is the same run, event by event.
+#[test]
+fn a_seed_repeats() {
+    for seed in [3, 7] {
+        let (first, second) = (guarded(seed), guarded(seed));
+        let trace = |result: &Result<Report, String>| result.as_ref().map(|report| report.trace).ok();
+        assert!(trace(&first).is_some(), "{}", failed(seed, &first.err().unwrap_or_default()));
+        assert_eq!(trace(&first), trace(&second), "seed {seed}");
+    }
+}
+
+fn report(results: &[(u64, Result<Report, String>)]) -> Reached {
     let mut runs = Reached::default();
     let good: Vec<&Report> = results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
     good.iter().for_each(|report| runs.count_runs(&report.reached));
@@ -92,4 +112,5 @@ fn report(results: &[(u64, Result<Report, String>)]) {
         least(|r| r.compared),
     );
     println!("runs that reached: {:?}", runs.list());
+    runs
 }

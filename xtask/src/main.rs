@@ -2,7 +2,7 @@
 //!
 //! | command | what |
 //! |---|---|
-//! | `check` | format, clippy, tidy, unit tests, a minute of simulation |
+//! | `check` | format, clippy, tidy, unit tests, the simulation, the broken builds |
 //! | `test` | all of that, then whole-system tests and the clients in five languages |
 //! | `sim [SEED]` | the simulation: all seeds of CI, or one again |
 //! | `chaos` | the fault tests at full size |
@@ -58,7 +58,14 @@ fn check() -> Result<()> {
         &["test", "--workspace", "--exclude", "longshore-tests", "--quiet"],
         &[],
     )?;
-    sim(None)
+    sim(None)?;
+    broken_builds()
+}
+
+/// One more build, broken on purpose in one way after the other: the simulation must see each.
+fn broken_builds() -> Result<()> {
+    let test = ["test", "--profile", "sim", "--quiet", "-p", "longshore-tests", "--features", "mutations"];
+    run::step("broken builds", "cargo", &[&test[..], &["--test", "broken_builds"]].concat(), &[])
 }
 
 /// The simulation; a failing seed is printed with the command that repeats it.

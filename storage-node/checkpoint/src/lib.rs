@@ -190,3 +190,15 @@ pub enum JobError {
         bytes: usize,
     },
 }
+
+impl JobError {
+    /// Whose checkpoint was not written.
+    pub fn group(&self) -> ShardId {
+        match self {
+            JobError::NoSpace(group)
+            | JobError::Failed { group, .. }
+            | JobError::Damaged { group, .. }
+            | JobError::TooLarge { group, .. } => *group,
+        }
+    }
+}

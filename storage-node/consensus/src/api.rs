@@ -253,7 +253,7 @@ pub enum Action {
         /// The id that must never be used again.
         replica: ReplicaId,
     },
-    /// This replica was removed from its group and has stopped: call [`crate::Store::close`] when its state may go.
+    /// This replica was removed from its group and has stopped: call [`crate::Store::set_aside`] when its state may go.
     Removed {
         /// The group.
         group: ShardId,

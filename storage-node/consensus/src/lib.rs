@@ -61,7 +61,6 @@ mod journal;
 mod lease;
 mod mail;
 mod membership;
-pub mod mutations;
 mod rng;
 mod space;
 mod storage;

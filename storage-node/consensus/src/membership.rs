@@ -2,8 +2,9 @@
 //!
 //! Danger: a learner is promoted only when it holds everything, and what it holds includes the bodies of its
 //! snapshot (it acknowledges a snapshot only then). A replica whose node has come back under a new id is dead for
-//! certain and goes at once, together with the arrival of the new one; any other surplus replica goes only after all
-//! the wanted ones vote.
+//! certain and goes at once, together with the arrival of the new one; any other surplus replica goes in the same
+//! change that lets the last of the wanted ones vote. Never one after the other: with the dead voter still in, four
+//! voters need three, and the loss of one more would stop the group for ever (simulation, seeds 101 and 119).
 
 use crate::api::{Membership, Replica};
 use crate::codec::conf::Step;
@@ -61,8 +62,15 @@ pub(crate) fn plan(
         }
     }
     if steps.is_empty() {
-        let ready = |w: &&Replica| !w.learner && current.learners.contains(&w.id) && caught_up(w.id);
-        steps.extend(wanted.iter().find(ready).map(|w| Step::Promote(w.id)));
+        let waits = |w: &&Replica| !w.learner && !is_voter(w.id);
+        let ready = |w: &&Replica| waits(w) && current.learners.contains(&w.id) && caught_up(w.id);
+        if let Some(w) = wanted.iter().find(ready) {
+            steps.push(Step::Promote(w.id));
+            if wanted.iter().filter(waits).count() == 1 {
+                let surplus = |id: &&ReplicaId| **id != me && !wanted.iter().any(|w| w.id == **id);
+                steps.extend(current.voters.iter().filter(surplus).map(|id| Step::Remove(*id)));
+            }
+        }
     }
     if steps.is_empty() { Plan::Nothing } else { Plan::Change(steps) }
 }
@@ -98,11 +106,15 @@ mod tests {
     }
 
     #[test]
-    fn a_live_replica_goes_only_after_its_successor_votes() {
+    fn a_surplus_replica_goes_in_the_change_that_lets_its_successor_vote() {
         let (a, b, c, d) = (id(1, 1), id(2, 1), id(3, 1), id(4, 1));
         let wanted = [voter(a), voter(b), voter(d)];
         let now = Membership::of_voters(vec![a, b, c]);
         assert_eq!(plan(&now, &wanted, a, |_| false), Plan::Change(vec![Step::AddLearner(d)]));
+        let now = Membership { learners: vec![d], ..now };
+        assert_eq!(plan(&now, &wanted, a, |_| false), Plan::Nothing);
+        let change = plan(&now, &wanted, a, |_| true);
+        assert_eq!(change, Plan::Change(vec![Step::Promote(d), Step::Remove(c)]));
         let now = Membership::of_voters(vec![a, b, c, d]);
         assert_eq!(plan(&now, &wanted, a, |_| false), Plan::Change(vec![Step::Remove(c)]));
     }

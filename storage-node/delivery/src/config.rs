@@ -33,9 +33,6 @@ pub struct Config {
     pub transient_bytes_max: u64,
     /// Transient queues of the shard.
     pub transient_queues_max: usize,
-    /// Every n-th hand-over goes to a second consumer under the same lease; 0: never.
-    #[cfg(feature = "mutations")]
-    pub lease_reused_every: u64,
 }
 
 impl Default for Config {
@@ -56,8 +53,6 @@ impl Default for Config {
             transient_queue_bytes_max: 160 << 20,
             transient_bytes_max: 256 << 20,
             transient_queues_max: 200_000,
-            #[cfg(feature = "mutations")]
-            lease_reused_every: 0,
         }
     }
 }

@@ -212,7 +212,6 @@ impl Consumers {
     }
 
     /// The one other consumer that could get a message now (only the broken build asks).
-    #[cfg(feature = "mutations")]
     pub fn other_with_credit(&self, than: ConsumerKey) -> Option<ConsumerKey> {
         self.all.iter().find(|(key, consumer)| **key != than && consumer.in_ring).map(|(key, _)| *key)
     }

@@ -35,6 +35,9 @@ pub(crate) struct Core {
     /// Entries up to here may have been delivered under an earlier term.
     pub inherited: Index,
     pub waiting: Option<Waiting>,
+    /// Sessions that have said in this term all that they hold of earlier ones. What they name later may have been returned
+    /// meanwhile, by a settlement that their word has overtaken.
+    pub reported: BTreeSet<SessionId>,
     pub loads: BTreeMap<LoadId, LoadFor>,
     /// Queues that could hand over more if the shard's bound on leases allowed it.
     pub starved: BTreeSet<QueueId>,
@@ -56,6 +59,7 @@ impl Core {
             term: Term(0),
             inherited: Index(0),
             waiting: None,
+            reported: BTreeSet::new(),
             loads: BTreeMap::new(),
             starved: BTreeSet::new(),
             turn: 1,
@@ -77,6 +81,7 @@ impl Core {
     /// Forgets a term.
     pub fn end(&mut self) {
         self.waiting = None;
+        self.reported.clear();
         self.loads.clear();
         self.starved.clear();
         self.outbox.clear();

@@ -303,6 +303,7 @@ impl Delivery {
     /// A consumer that did not come back after its stream broke was ended meanwhile: what it had is returned.
     pub fn session_reported(&mut self, now: Mono, session: SessionId) {
         self.session_is_heard(session);
+        self.core.reported.insert(session);
         let ended = |(key, queue): &(ConsumerKey, QueueId)| {
             self.durable.get(queue).is_some_and(|durable| {
                 durable.desk.consumers.is_suspended(*key)
@@ -353,6 +354,7 @@ impl Delivery {
     /// count raised, its exclusive queues end. Does nothing when called again.
     pub fn session_gone(&mut self, now: Mono, session: SessionId) {
         self.session_is_heard(session);
+        self.core.reported.remove(&session);
         for (key, _) in self.consumers_of(session) {
             self.end_consumer(key, true, now);
         }

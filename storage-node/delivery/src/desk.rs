@@ -9,6 +9,7 @@ use crate::consumers::Consumers;
 use crate::core::Turn;
 use crate::leases::{Lease, Leases};
 use crate::ready::Entry;
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::SessionId;
 use std::collections::VecDeque;
 
@@ -139,19 +140,14 @@ impl Desk {
     }
 
     /// `lease reused`: a second consumer gets the same message under the same lease.
-    #[cfg(feature = "mutations")]
     fn broken_build(&mut self, turn: &mut Turn<'_>, to: ConsumerKey, handed: &Handed) {
-        let every = turn.core.config.lease_reused_every;
-        if every > 0
-            && turn.core.counters.delivered.is_multiple_of(every)
+        if mutations::on(Mutation::LeaseReused)
+            && turn.core.counters.delivered.is_multiple_of(3)
             && let Some(other) = self.consumers.other_with_credit(to)
         {
             turn.out.push(Action::Deliver { to: other, handed: handed.clone() });
         }
     }
-
-    #[cfg(not(feature = "mutations"))]
-    fn broken_build(&mut self, _: &mut Turn<'_>, _: ConsumerKey, _: &Handed) {}
 
     /// Answers every get with a refusal and cancels every consumer: the queue is gone.
     pub fn close(&mut self, reason: Refused, out: &mut Vec<Action>) {

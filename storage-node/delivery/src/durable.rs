@@ -306,7 +306,7 @@ impl Durable {
     }
 
     /// Leases that stand: of this term if they are still out with that session; of an earlier one if the message is
-    /// unsettled and nobody else has it, until `deadline`.
+    /// unsettled, nobody else has it, and the session has not reported in this term before; until `deadline`.
     pub fn hold<C: CursorView>(
         &mut self,
         (owner, deadline): (ConsumerKey, Option<Mono>),
@@ -315,6 +315,7 @@ impl Durable {
         cursor: &C,
         core: &mut Core,
     ) {
+        let reported = core.reported.contains(&owner.session);
         for held in held {
             let at = held.offset;
             if at >= log.next || cursor.is_settled(at) {
@@ -327,7 +328,7 @@ impl Durable {
                         self.desk.leases.hand_on(at, owner);
                     }
                 }
-                None if held.term < core.term && self.is_free(at, cursor) => {
+                None if held.term < core.term && !reported && self.is_free(at, cursor) => {
                     let lease = Lease {
                         id: held.lease,
                         term: held.term,

@@ -63,6 +63,8 @@ pub struct NodeLog {
     pub(crate) unwritten_losses: Option<UnwrittenLosses>,
     /// The newest segment for whose sake small states were written again.
     pub(crate) rewritten_for: Option<SegmentId>,
+    /// See [`NodeLog::overwritten_sealed`].
+    pub(crate) overwritten_sealed: u64,
     /// Calls of [`NodeLog::maintain`] to let pass before a full disk is tried again.
     pub(crate) pause: u32,
 }
@@ -96,6 +98,7 @@ impl NodeLog {
             job_runs: false,
             unwritten_losses: None,
             rewritten_for: None,
+            overwritten_sealed: 0,
             pause: 0,
         };
         for (segment, end_sequence) in opened.retired {

@@ -11,6 +11,7 @@ use crate::segment::{Segment, path_of, slot_of};
 use crate::types::{LogConfig, OpenError, SegmentId};
 use crate::writer::Resume;
 use longshore_io::{Disk, OpenMode};
+use longshore_mutations::{self as mutations, Mutation};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -147,6 +148,12 @@ pub(crate) fn open(disk: Arc<dyn Disk>, config: &LogConfig) -> Result<Opened, Op
     let (raft, retired) = (segments_of(false), segments_of(true));
     let mut scan = Scan::new(manifest.tail_sequence, manifest.lost.clone());
     scan.run(&raft)?;
+    if mutations::on(Mutation::SyncedTailCut) {
+        let end = scan.sequence.saturating_sub(1);
+        scan = Scan::new(manifest.tail_sequence, manifest.lost.clone());
+        scan.end = end;
+        scan.run(&raft)?;
+    }
 
     // Segments behind the end were never written to, or hold a torn batch only: their files go back to the pool.
     let unused: Vec<SegmentId> = raft.iter().skip(scan.at.0 + 1).map(|segment| segment.id).collect();

@@ -115,6 +115,11 @@ impl NodeLog {
         self.groups.get(&group).map(|table| table.conf.clone())
     }
 
+    /// How many appends since the start overwrote an entry in a segment that was sealed already.
+    pub fn overwritten_sealed(&self) -> u64 {
+        self.overwritten_sealed
+    }
+
     /// Whether the group's replica was given up.
     pub fn is_set_aside(&self, group: ShardId) -> bool {
         self.aside.contains(&group) || (self.every_other_aside && !self.groups.contains_key(&group))

@@ -38,6 +38,8 @@ pub(crate) struct Scan {
     pub(crate) first_sequences: Vec<u64>,
     /// Start of the last whole batch, if it ends at `at`.
     last_batch: Option<u64>,
+    /// Batches from this number on are not looked at; only a broken build sets it.
+    pub(crate) end: u64,
     /// While set, nothing but a reset brings a group back.
     every_lost: bool,
     begun_anew: BTreeSet<ShardId>,
@@ -72,6 +74,7 @@ impl Scan {
             previous: Some(Vec::new()),
             first_sequences: Vec::new(),
             last_batch: None,
+            end: u64::MAX,
             every_lost: false,
             begun_anew: BTreeSet::new(),
             known_losses,
@@ -92,6 +95,9 @@ impl Scan {
                 place = self.at.0;
                 bytes = self.content(place, segment)?;
                 self.first_sequences.resize(place + 1, self.sequence);
+            }
+            if self.sequence >= self.end {
+                break;
             }
             let position = self.at.1;
             let header =

@@ -6,6 +6,7 @@
 use crate::format::{GroupState, Mark};
 use crate::types::{Entry, HardState, Place};
 use bytes::Bytes;
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::{Index, Term};
 use std::collections::VecDeque;
 
@@ -106,8 +107,13 @@ impl Group {
 
     /// Takes an entry that follows, whose write has this number. Returns the bytes that left the memory for it.
     pub(crate) fn append(&mut self, entry: Entry, serial: u64) -> usize {
+        let stale = self.slot(entry.index.0).map(|slot| slot.lies);
         let freed = self.truncate(entry.index.0);
-        self.slots.push_back(Slot { term: entry.term, lies: Lies::Pending(serial) });
+        let mut lies = Lies::Pending(serial);
+        if mutations::on(Mutation::IndexNamesOverwritten) {
+            lies = stale.unwrap_or(lies);
+        }
+        self.slots.push_back(Slot { term: entry.term, lies });
         self.tail.push_back(entry);
         freed
     }
@@ -201,7 +207,9 @@ impl Group {
 
     /// Up to where the group may be compacted; `lagging_counts`: replicas that lag hold it back.
     pub(crate) fn compactable(&self, lagging_counts: bool) -> u64 {
-        let limit = self.checkpointed.min(self.durable).min(self.last());
+        let early = mutations::on(Mutation::SegmentRemovedEarly);
+        let needless = if early { self.applied } else { self.checkpointed };
+        let limit = needless.min(self.durable).min(self.last());
         if lagging_counts { limit.min(self.replicated) } else { limit }
     }
 }

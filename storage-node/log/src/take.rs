@@ -6,7 +6,7 @@
 use crate::format::{Body, Mark, Record};
 use crate::node_log::NodeLog;
 use crate::table::Group;
-use crate::types::{Entry, HardState, LogError};
+use crate::types::{Entry, HardState, LogError, SegmentState};
 use crate::writer::WriteRequest;
 use bytes::Bytes;
 use longshore_wire::{Index, ShardId, Term};
@@ -54,7 +54,12 @@ impl NodeLog {
             return Err(LogError::Gap { group, index: entry.index, last: Index(table.last()) });
         }
         let bytes = entry.bytes();
+        let overwritten = table.place(entry.index.0).map(|place| place.segment);
         let freed = table.append(entry, serial);
+        if overwritten.is_some_and(|id| self.segments.get(&id).is_some_and(|s| s.state != SegmentState::Open))
+        {
+            self.overwritten_sealed += 1;
+        }
         self.tail_bytes = self.tail_bytes.saturating_sub(freed) + bytes;
         self.pending_bytes += bytes;
         self.tail_order.push_back(group);

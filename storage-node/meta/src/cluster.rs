@@ -5,7 +5,8 @@
 //! leader's node, again and again.
 //!
 //! The way of a replacement: `ReplaceReplica` marks the old one `leaving` and adds a learner · the shard's leader takes
-//! the old one out and the learner in · `ReplicaRemoved` and, once the learner holds everything, `ReplicaPromoted`.
+//! the old one out and the learner in · `ReplicaRemoved` and, once the learner holds everything, `ReplicaPromoted`. A node runs
+//! a new replica only if it asked for it itself (`ReplaceReplica::request`).
 
 use crate::apply::{Decided, given, refusal, room, valid};
 use crate::limits::{IDENTITY_BYTES_MAX, INCARNATIONS_MAX, NAME_BYTES_MAX, NODES_MAX, SHARDS_MAX};
@@ -36,7 +37,7 @@ fn check_node(node: &StorageNode) -> Result<(), Box<MetaReply>> {
 fn replica(node: u32, incarnation: u32, learner: bool) -> Replica {
     // Counts beyond 16 bits are refused before they get here.
     let id = ReplicaId::new(NodeId(node), u16::try_from(incarnation).unwrap_or(u16::MAX)).0;
-    Replica { id, node, learner, leaving: false }
+    Replica { id, node, learner, leaving: false, request: 0 }
 }
 
 impl Meta {
@@ -184,7 +185,7 @@ impl Meta {
             old.leaving = true;
         }
         shard.incarnations += 1;
-        let new = replica(replace.node, shard.incarnations, true);
+        let new = Replica { request: replace.request, ..replica(replace.node, shard.incarnations, true) };
         let id = new.id;
         shard.replicas.push(new);
         self.put_shard(shard);

@@ -5,14 +5,15 @@
 
 use crate::host::Host;
 use crate::io::{FetchSend, LinkId, Output, Reply, Task, Ticket};
+use longshore_consensus::Event;
 use longshore_delivery::LoadId;
 use longshore_proto::v1::{self, FetchReply, FetchedRecord};
 use longshore_records::{
     Answer, Import, Lookup, Parts, ReadDone, ReadError, ReadTask, StoredRecord, part_log,
 };
 use longshore_wire::row::Row;
-use longshore_wire::{LogId, LogTime, Offset, Reader, ShardId};
-use std::collections::{BTreeMap, BTreeSet};
+use longshore_wire::{LogId, LogTime, NodeId, Offset, Reader, ShardId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Repairs from peers that may be under way.
 const REPAIRS_MAX: usize = 64;
@@ -28,12 +29,44 @@ enum Purpose {
     Export { ticket: Ticket, until: Offset, log: LogId },
 }
 
+/// What a fetch from a peer is for.
+#[derive(Debug)]
+pub(crate) enum Wanted {
+    /// Bodies that a snapshot names.
+    Bodies { group: ShardId, number: u64 },
+    /// A record that is damaged here.
+    Repair { group: ShardId, log: LogId, offset: Offset },
+}
+
+/// A record that is damaged here and wanted by deliveries.
+#[derive(Debug, Default)]
+struct Repair {
+    queues: BTreeSet<(LinkId, LogId)>,
+    /// Peers that were asked and have not ended their answer.
+    asked: usize,
+}
+
 /// Reads that are under way.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     purposes: BTreeMap<u64, Purpose>,
     /// Records that are being fetched because this node's copy is damaged, with the queues that wait for them.
-    repairs: BTreeMap<(LogId, Offset), BTreeSet<(LinkId, LogId)>>,
+    repairs: BTreeMap<(LogId, Offset), Repair>,
+    /// Queues that wait for a damaged record while too many others are being fetched.
+    put_off: BTreeSet<(LinkId, LogId)>,
+    /// Fetches from peers that have not ended.
+    fetches: BTreeMap<u64, Wanted>,
+    /// Imports into the record store that are not finished, in their order: which installation waits for each.
+    pub imports: VecDeque<Option<(ShardId, u64)>>,
+    numbers: u64,
+}
+
+impl Reads {
+    /// A number of this process's own.
+    pub fn next_number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
 }
 
 impl Host {
@@ -138,8 +171,14 @@ impl Host {
                 self.time_rows(shard, load, log, time, &answer.rows, out)
             }
             Purpose::Bodies { link, log } => self.bodies_read(link, log, answer, out),
-            Purpose::Export { ticket, until, log } => {
+            Purpose::Export { ticket, until, log } if answer.failed.is_empty() => {
                 self.export_done(ticket, log, until, &answer.records, out)
+            }
+            Purpose::Export { ticket, .. } => {
+                // A part of it would pass for the whole: the peer would acknowledge a snapshot without these bodies.
+                self.report(&answer.failed);
+                let reply = FetchReply { unknown_snapshot: true, ..FetchReply::default() };
+                out.replies.push((ticket, Reply::Fetched(reply)));
             }
         }
     }
@@ -156,6 +195,7 @@ impl Host {
             self.links.body(link, log, stored);
         }
         self.report(&answer.failed);
+        let failed = answer.failed.len();
         let corrupt: Vec<_> = answer
             .failed
             .iter()
@@ -164,8 +204,9 @@ impl Host {
                 _ => None,
             })
             .collect();
-        if corrupt.is_empty() {
-            return self.links.ask_again(link, log);
+        // What is damaged comes from a peer by itself.
+        if corrupt.is_empty() || corrupt.len() < failed {
+            self.links.ask_again(link, log);
         }
         for (damaged, offset) in corrupt {
             self.repair(damaged, offset, (link, log), out);
@@ -175,19 +216,40 @@ impl Host {
     /// Fetches a record that this node has lost or damaged from another replica.
     fn repair(&mut self, log: LogId, offset: Offset, queue: (LinkId, LogId), out: &mut Output) {
         if self.reads.repairs.len() >= REPAIRS_MAX && !self.reads.repairs.contains_key(&(log, offset)) {
+            self.reads.put_off.insert(queue);
             return;
         }
-        let waiting = self.reads.repairs.entry((log, offset)).or_default();
-        let first = waiting.is_empty();
-        waiting.insert(queue);
-        if !first {
-            return;
+        let repair = self.reads.repairs.entry((log, offset)).or_default();
+        let first = repair.queues.is_empty();
+        repair.queues.insert(queue);
+        if first {
+            self.ask_for_repair(log, offset, out);
         }
+    }
+
+    /// Asks again for what no peer could give when it was asked; now and then.
+    pub(crate) fn ask_for_repairs(&mut self, out: &mut Output) {
+        for (link, log) in std::mem::take(&mut self.reads.put_off) {
+            self.links.ask_again(link, log);
+        }
+        let unasked = self.reads.repairs.iter().filter(|(_, repair)| repair.asked == 0).map(|(key, _)| *key);
+        for (log, offset) in unasked.collect::<Vec<_>>() {
+            self.ask_for_repair(log, offset, out);
+        }
+    }
+
+    fn ask_for_repair(&mut self, log: LogId, offset: Offset, out: &mut Output) {
         let group = self.shards.values().find(|host| host.shard.log(log).is_some()).map(|host| host.id);
-        let Some(group) = group else { return };
-        let Some(host) = self.shards.get(&group) else { return };
-        let others =
-            host.membership.voters.iter().map(|replica| replica.node()).filter(|node| *node != self.node);
+        let Some(host) = group.and_then(|group| self.shards.get(&group)) else {
+            // The log is gone, or this node's replica of it.
+            self.reads.repairs.remove(&(log, offset));
+            return;
+        };
+        let (group, voters) = (host.id, host.membership.voters.iter());
+        let others: Vec<_> = voters.map(|replica| replica.node()).filter(|node| *node != self.node).collect();
+        if let Some(repair) = self.reads.repairs.get_mut(&(log, offset)) {
+            repair.asked += others.len();
+        }
         for to_node in others {
             let request = v1::FetchRequest {
                 cluster: self.config.cluster.clone(),
@@ -197,21 +259,64 @@ impl Host {
                 from: offset.0,
                 until: offset.0 + 1,
             };
-            out.fetches.push(FetchSend { to_node, group, request });
+            self.fetch(Wanted::Repair { group, log, offset }, to_node, group, request, out);
+        }
+    }
+
+    /// Asks a peer for records.
+    pub(crate) fn fetch(
+        &mut self,
+        wanted: Wanted,
+        to_node: NodeId,
+        group: ShardId,
+        request: v1::FetchRequest,
+        out: &mut Output,
+    ) {
+        let fetch = self.reads.next_number();
+        self.reads.fetches.insert(fetch, wanted);
+        out.fetches.push(FetchSend { fetch, to_node, group, request });
+    }
+
+    /// A peer answered a fetch, or did not.
+    pub(crate) fn fetched(
+        &mut self,
+        fetch: u64,
+        reply: Option<FetchReply>,
+        events: &mut Vec<Event>,
+        out: &mut Output,
+    ) {
+        let ended = reply.as_ref().is_none_or(|reply| reply.done || reply.unknown_snapshot);
+        match self.reads.fetches.get(&fetch) {
+            None => return,
+            Some(&Wanted::Bodies { group, number }) => {
+                self.bodies_fetched((group, number), reply, events, out);
+            }
+            Some(&Wanted::Repair { group, log, offset }) => {
+                self.repaired(group, reply.unwrap_or_default(), out);
+                if let Some(repair) = self.reads.repairs.get_mut(&(log, offset)).filter(|_| ended) {
+                    repair.asked = repair.asked.saturating_sub(1);
+                }
+            }
+        }
+        if ended {
+            self.reads.fetches.remove(&fetch);
         }
     }
 
     /// A peer sent a record that was damaged here.
-    pub(crate) fn repaired(&mut self, group: ShardId, reply: FetchReply, out: &mut Output) {
+    fn repaired(&mut self, group: ShardId, reply: FetchReply, out: &mut Output) {
         for fetched in reply.records {
             let Ok(stored) = stored_record(fetched) else { continue };
             let key = (stored.row.log, stored.row.offset);
-            let Some(queues) = self.reads.repairs.remove(&key) else { continue };
-            for (link, log) in queues {
+            let Some(repair) = self.reads.repairs.remove(&key) else { continue };
+            for (link, log) in repair.queues {
                 self.links.body(link, log, &stored);
             }
             match self.records.repair(group, stored) {
-                Ok(job) => out.tasks.push(Task::Records(job)),
+                Ok(job) => {
+                    self.reads.imports.push_back(None);
+                    out.tasks.push(Task::Records(job));
+                }
                 Err(error) => tracing::warn!(%group, %error, "cannot repair a record"),
             }
         }

@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::io::{Output, Task};
 use bytes::Bytes;
 use longshore_checkpoint::{JobDone, JobError, Mark};
-use longshore_consensus::Store;
+use longshore_consensus::{Event, Store};
 use longshore_wire::{Index, LogTime, ShardId, Term};
 use std::collections::BTreeMap;
 
@@ -42,7 +42,8 @@ impl Host {
                 || self.uncheckpointed(group) >= self.config.checkpoint_bytes
                 || self.replace_checkpoint.contains(&group)
                 || (pinning.contains(&group) && self.uncheckpointed(group) > 0);
-            if due && !self.pending.contains_key(&group) && !self.pages.is_busy(group) {
+            let free = !self.pending.contains_key(&group) && !self.pages.is_busy(group);
+            if due && free && store.may_checkpoint(group) {
                 self.take_pages(group);
             }
         }
@@ -117,7 +118,12 @@ impl Host {
     /// A checkpoint was written, or not.
     ///
     /// Errors: the disk failed, the process must end.
-    pub(crate) fn checkpoint_done(&mut self, store: &mut Store, done: JobDone) -> Result<(), JobError> {
+    pub(crate) fn checkpoint_done(
+        &mut self,
+        store: &mut Store,
+        done: JobDone,
+        events: &mut Vec<Event>,
+    ) -> Result<(), JobError> {
         match self.pages.job_done(done) {
             Ok(saved) => {
                 if let Some(mark) = saved.mark {
@@ -128,11 +134,15 @@ impl Host {
                     }
                 }
             }
+            Err(error @ JobError::Failed { .. }) => return Err(error),
+            Err(error) if error.group().0 & STAGED != 0 => {
+                tracing::warn!(node = %self.node, %error, "a snapshot could not be staged");
+                self.give_up_installing(ShardId(error.group().0 & !STAGED), events);
+            }
             Err(JobError::Damaged { group, .. }) => {
                 // The file on disk is not what was written: the whole state replaces it.
                 self.replace_checkpoint.insert(group);
             }
-            Err(error @ JobError::Failed { .. }) => return Err(error),
             Err(error) => tracing::warn!(node = %self.node, %error, "a checkpoint could not be written"),
         }
         Ok(())

@@ -11,6 +11,7 @@ use crate::links::Links;
 use crate::meta_host::MetaHost;
 use crate::node::{blocked_item, form_command};
 use crate::pages;
+use crate::requests::Requests;
 use crate::shard_host::{Applied, ShardHost};
 use crate::snapshots::Installing;
 use crate::usage::Usage;
@@ -47,6 +48,8 @@ pub(crate) struct Host {
     pub pins: BTreeMap<(ShardId, ReplicaId), PinId>,
     /// Groups whose checkpoint or log is damaged: their replicas must be replaced.
     pub damaged: BTreeSet<ShardId>,
+    /// What this process asks meta for new replicas under.
+    pub requests: Requests,
     /// Applied since the last turn of consensus began, for the record store.
     pub applied: Vec<(Applied, Term)>,
     /// Shards with something for delivery to do.
@@ -82,6 +85,7 @@ impl Host {
         pages: PageStore,
         damaged: BTreeSet<ShardId>,
     ) -> Host {
+        let requests = Requests::new(config.consensus.seed);
         Host {
             node: config.node,
             config,
@@ -98,6 +102,7 @@ impl Host {
             installing: BTreeMap::new(),
             pins: BTreeMap::new(),
             damaged,
+            requests,
             applied: Vec::new(),
             dirty: BTreeSet::new(),
             waiting_for_log: BTreeMap::new(),

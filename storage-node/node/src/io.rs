@@ -71,10 +71,10 @@ pub enum Input {
         /// Which.
         request: v1::FetchRequest,
     },
-    /// What [`Output::fetches`] asked a peer for.
+    /// What [`Output::fetches`] asked a peer for. The last one of a fetch has no reply, or one that says so.
     Fetched {
-        /// The group.
-        group: ShardId,
+        /// [`FetchSend::fetch`].
+        fetch: u64,
         /// The records; `None`: the peer did not answer.
         reply: Option<v1::FetchReply>,
     },
@@ -96,8 +96,13 @@ pub enum Input {
     },
     /// Bytes that the data directory's file system can still take.
     FreeBytes(u64),
-    /// Meta, as the others tell it, has a replica of itself here that this node does not run yet.
-    JoinMeta(ReplicaId),
+    /// Meta, as another node tells it, made a replica of itself for this node's request ([`Standing::meta_request`]).
+    JoinMeta {
+        /// Its id.
+        replica: ReplicaId,
+        /// The request that it was made for.
+        request: u64,
+    },
     /// The process is asked to stop: hand the leaderships over.
     Stopping,
 }
@@ -179,6 +184,8 @@ pub struct SnapshotSend {
 /// Records wanted from a peer; answered by [`Input::Fetched`].
 #[derive(Debug)]
 pub struct FetchSend {
+    /// A number of this process's own.
+    pub fetch: u64,
     /// The node that has them pinned.
     pub to_node: NodeId,
     /// The group that they belong to.
@@ -236,4 +243,6 @@ pub struct Standing {
     pub meta_leader: Option<NodeId>,
     /// Every group that it hosts has a leader, and meta is formed.
     pub ready: bool,
+    /// It runs no replica of meta: `request` of the `ReplaceReplica` that shall give it one.
+    pub meta_request: Option<u64>,
 }

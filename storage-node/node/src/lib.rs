@@ -17,7 +17,7 @@
 //! | `transient_uploads` | large bodies on their way to queues in memory |
 //! | `bodies` | reading, exporting, repairing records |
 //! | `checkpoints`, `snapshots` | state on disk and between nodes |
-//! | `reconcile` | bringing this node to what meta says |
+//! | `reconcile`, `requests` | bringing this node to what meta says; asking it for new replicas |
 //! | `usage` | durable queues that end by themselves |
 //! | `segments` | the node log's segments for the record store |
 //! | `inspect`, `explain` | JSON for people |
@@ -37,6 +37,7 @@ mod meta_host;
 mod node;
 mod pages;
 mod reconcile;
+mod requests;
 mod segments;
 mod shard_host;
 mod snapshots;

@@ -175,10 +175,11 @@ impl Links {
     /// A consumer is attached anew: nothing of its earlier attach leaves any more.
     pub fn forget_consumer(&mut self, session: SessionId, consumer: u64) {
         let links = &self.links;
-        for ((link, _), queue) in &mut self.queues {
-            if links.get(link) == Some(&session) {
-                queue.retain(|slot| slot.consumer() != consumer);
-            }
+        for (key, queue) in self.queues.iter_mut().filter(|((link, _), _)| links.get(link) == Some(&session))
+        {
+            queue.retain(|slot| slot.consumer() != consumer);
+            // What waited behind it may go now (simulation, seeds 46 and 162).
+            self.touched.insert(*key);
         }
     }
 

@@ -13,6 +13,7 @@ use longshore_delivery::{Action as Delivered, Refused};
 use longshore_io::{Disk, Mono, WallMs};
 use longshore_log::{LogError, LogWriter, NodeLog, SegmentState};
 use longshore_meta::Meta;
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_proto::v1::{self, FormCluster, MetaCommand, meta_command::Command, node_item};
 use longshore_records::{JobOutcome, Records, RecordsError, SegmentInfo, What};
 use longshore_shard::Shard;
@@ -73,6 +74,7 @@ pub struct Node {
     retired_segments: BTreeSet<longshore_records::SegmentId>,
     next_metrics: Mono,
     stopping: bool,
+    torn_tail: bool,
 }
 
 impl Node {
@@ -106,6 +108,7 @@ impl Node {
             retired_segments: BTreeSet::new(),
             next_metrics: now,
             stopping: false,
+            torn_tail: recovery.cut_bytes > 0,
         };
         node.open_groups(pages.loaded, now);
         Ok((node, writer))
@@ -237,6 +240,9 @@ impl Node {
         if now >= self.next_upkeep || self.host.reconcile_due {
             self.upkeep(now, out);
         }
+        if !self.has_meta() {
+            self.host.requests.number(META);
+        }
         let confirmed = self.store.may_deliver(META, now);
         self.host.turn_meta(confirmed, out);
         let store = &self.store;
@@ -251,6 +257,12 @@ impl Node {
 
     fn consensus_turn(&mut self, now: Mono, wall: WallMs, out: &mut Output) -> Result<(), NodeError> {
         let mut consensus = std::mem::take(&mut self.consensus);
+        for event in &self.events {
+            // Its sender hears at once, instead of waiting for an answer that never comes.
+            if let Event::BodiesFailed { group, .. } = event {
+                out.snapshots_installed.push((*group, false));
+            }
+        }
         self.store.turn(now, wall, &mut self.events, &mut self.host, &mut consensus)?;
         self.events.append(&mut consensus.again);
         out.frames.append(&mut consensus.frames);
@@ -282,13 +294,15 @@ impl Node {
             Action::SnapshotRefused { group, .. } => out.snapshots_installed.push((group, false)),
             Action::Damaged { group, replica } => {
                 tracing::error!(node = %self.host.node, %group, %replica, "this replica's log is damaged; it will be replaced");
+                out.snapshots_installed.push((group, false));
+                self.host.installing.remove(&group);
                 self.host.damaged.insert(group);
                 self.host.shards.remove(&group);
                 self.host.reconcile_due = true;
             }
             Action::Removed { group, replica } => {
                 tracing::info!(node = %self.host.node, %group, %replica, "this replica left its group");
-                self.store.close(group);
+                self.store.set_aside(group);
                 self.host.remove_group(group, out);
             }
         }
@@ -423,7 +437,7 @@ impl Node {
             Input::WatchClosed { watch } => self.host.meta.watch_closed(watch),
             Input::Done(done) => self.task_done(done, out)?,
             Input::Fetch { ticket, request } => self.host.export(ticket, &request, out),
-            Input::Fetched { group, reply } => self.host.fetched(group, reply, &mut self.events, out),
+            Input::Fetched { fetch, reply } => self.host.fetched(fetch, reply, &mut self.events, out),
             Input::Inspect { ticket, request } => {
                 let json = inspect::json(&self.host, &self.store, now, &request);
                 out.replies.push((ticket, Reply::Inspected(json)));
@@ -433,17 +447,27 @@ impl Node {
                 out.replies.push((ticket, Reply::Transfer(result)));
             }
             Input::FreeBytes(bytes) => self.host.free_bytes(&mut self.store, bytes),
-            Input::JoinMeta(replica) => {
-                if !self.has_meta() && self.store.join(META, replica, now).is_ok() {
-                    self.host.replicas.insert(META, replica);
-                }
-            }
+            Input::JoinMeta { replica, request } => self.join_meta(replica, request, now, out),
             Input::Stopping => {
                 self.stopping = true;
                 self.store.transfer_all();
             }
         }
         Ok(())
+    }
+
+    fn join_meta(&mut self, replica: ReplicaId, request: u64, now: Mono, out: &mut Output) {
+        let asked =
+            self.host.requests.get(META) == Some(request) || mutations::on(Mutation::WipedNodeKeepsId);
+        if self.has_meta() || !asked {
+            return;
+        }
+        match self.host.join(&mut self.store, META, replica, now, out) {
+            Ok(()) => {
+                self.host.replicas.insert(META, replica);
+            }
+            Err(error) => tracing::error!(%error, "cannot make a replica of meta"),
+        }
     }
 
     fn link_opened(&mut self, link: LinkId, session: longshore_wire::SessionId) {
@@ -473,7 +497,7 @@ impl Node {
             TaskDone::Log(done) => self.store.maintained(done)?,
             TaskDone::ReadRecords(done) => self.host.read_done(done, out),
             TaskDone::Checkpoint(done) => {
-                self.host.checkpoint_done(&mut self.store, done)?;
+                self.host.checkpoint_done(&mut self.store, done, &mut self.events)?;
                 for group in self.host.installing.keys().copied().collect::<Vec<_>>() {
                     self.host.go_on_installing(group, &mut self.events, out);
                 }
@@ -564,6 +588,7 @@ impl Node {
         }
         self.host.tend_usage(now);
         self.host.tell_blocked(&self.store);
+        self.host.ask_for_repairs(out);
         if let Some(job) = self.store.maintain() {
             out.tasks.push(Task::Log(job));
         }
@@ -604,7 +629,18 @@ impl Node {
         };
         let mine = self.host.meta.meta.shards_of(self.host.node);
         let ready = self.host.meta.meta.cluster().is_some() && mine.iter().all(|(group, _, _)| led(*group));
-        Standing { meta_term, meta_leader, ready }
+        let meta_request = self.host.requests.get(META);
+        Standing { meta_term, meta_leader, ready, meta_request }
+    }
+
+    /// Whether the start cut a batch that a crash had torn.
+    pub fn had_torn_tail(&self) -> bool {
+        self.torn_tail
+    }
+
+    /// Entries that were overwritten after their segment was sealed, since the start.
+    pub fn overwritten_sealed(&self) -> u64 {
+        self.store.log().overwritten_sealed()
     }
 
     /// How many groups this node leads.

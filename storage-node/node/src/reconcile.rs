@@ -2,11 +2,11 @@
 //! sessions and logs its shards hold. Asked after every change of meta and once a second.
 //!
 //! Danger: absence proves nothing. A log is dropped only on its tombstone, a session closed only if meta gave it and
-//! ended it, a group bootstrapped only when its shard has never had other replicas.
+//! ended it, a group bootstrapped only when its shard has never had other replicas, joined only as `requests` says.
 
 use crate::host::Host;
 use crate::io::{Output, Task};
-use longshore_consensus::{Replica, Store};
+use longshore_consensus::{OpenError, Replica, Store};
 use longshore_io::Mono;
 use longshore_proto::v1::meta_command::Command;
 use longshore_proto::v1::{self, MetaCommand};
@@ -49,48 +49,60 @@ impl Host {
     fn make_replicas(&mut self, store: &mut Store, now: Mono, out: &mut Output) {
         let open: BTreeSet<ShardId> = store.groups().collect();
         for (group, replica, learner) in self.meta.meta.shards_of(self.node) {
+            let Some(shard) = self.meta.meta.shard(group) else { continue };
             if open.contains(&group) {
+                let mine = self.replicas.get(&group).copied().unwrap_or(replica);
+                if mine < replica && !shard.replicas.iter().any(|known| known.id == mine.0) {
+                    // It left while this node was away, and nobody will ever tell it.
+                    store.set_aside(group);
+                    self.remove_group(group, out);
+                }
                 continue;
             }
             let spoiled = store.log().is_set_aside(group) || self.damaged.contains(&group);
-            if spoiled && !(learner && self.is_newer(store, group, replica)) {
-                self.ask_for_replacement(group, replica);
-                continue;
-            }
-            let Some(shard) = self.meta.meta.shard(group) else { continue };
-            let result = if learner {
-                store.join(group, replica, now)
-            } else if shard.incarnations == 1 && store.log().first_index(group).is_none() {
+            let is_new = !spoiled && shard.incarnations == 1 && store.log().first_index(group).is_none();
+            let request =
+                shard.replicas.iter().find(|known| known.id == replica.0).map(|known| known.request);
+            let result = if learner && request == self.requests.get(group) {
+                self.join(store, group, replica, now, out)
+            } else if is_new {
                 let voters: Vec<ReplicaId> = shard.replicas.iter().map(|r| ReplicaId(r.id)).collect();
                 store.bootstrap(group, replica, &voters, now)
             } else {
-                // A voter whose log is gone must not come back under its old id.
+                // Any other id may be one that this node had before it lost its log.
                 self.ask_for_replacement(group, replica);
                 continue;
             };
             match result {
-                Ok(()) => {
-                    if self.damaged.remove(&group)
-                        && let Ok(job) = self.pages.remove(group)
-                    {
-                        out.tasks.push(Task::Checkpoint(job));
-                    }
-                    self.add_shard(group, replica);
-                }
+                Ok(()) => self.add_shard(group, replica),
                 Err(error) => tracing::error!(%group, %error, "cannot make a replica"),
             }
         }
     }
 
-    /// Whether the id was given after the one whose log or checkpoint is damaged here.
-    fn is_newer(&self, store: &Store, group: ShardId, replica: ReplicaId) -> bool {
-        let members = store.stored_membership(group).unwrap_or_default();
-        members.members().filter(|known| known.node() == self.node).all(|known| known < replica)
+    /// Begins a new replica under an id that was made for this process's request.
+    pub(crate) fn join(
+        &mut self,
+        store: &mut Store,
+        group: ShardId,
+        replica: ReplicaId,
+        now: Mono,
+        out: &mut Output,
+    ) -> Result<(), OpenError> {
+        store.join(group, replica, now)?;
+        self.requests.close(group);
+        if self.damaged.remove(&group)
+            && let Ok(job) = self.pages.remove(group)
+        {
+            out.tasks.push(Task::Checkpoint(job));
+        }
+        Ok(())
     }
 
-    /// This node's replica is damaged: it asks to be replaced by a new one on the same node.
+    /// This node has no sound replica: it asks for a new one in the place of the one that meta names.
     fn ask_for_replacement(&mut self, group: ShardId, old: ReplicaId) {
-        let replace = v1::ReplaceReplica { shard: group.0, old: old.0, node: self.node.0 };
+        let request = self.requests.number(group);
+        let replace = v1::ReplaceReplica { shard: group.0, old: old.0, node: self.node.0, request };
         self.want(Command::ReplaceReplica(replace));
     }
 
@@ -110,7 +122,7 @@ impl Host {
     fn plan_repairs(&mut self) {
         for repair in self.meta.meta.repairs() {
             let (shard, old, node) = (repair.shard.0, repair.old.0, repair.node.0);
-            self.want(Command::ReplaceReplica(v1::ReplaceReplica { shard, old, node }));
+            self.want(Command::ReplaceReplica(v1::ReplaceReplica { shard, old, node, request: 0 }));
         }
     }
 

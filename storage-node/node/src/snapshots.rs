@@ -5,10 +5,10 @@
 //! does not have. What was fetched stays and counts for the next try.
 
 use crate::META;
-use crate::bodies::import;
+use crate::bodies::{Wanted, import};
 use crate::checkpoints::STAGED;
 use crate::host::Host;
-use crate::io::{FetchSend, Output, SnapshotSend, Task};
+use crate::io::{Output, SnapshotSend, Task};
 use crate::pages;
 use crate::shard_host::ShardHost;
 use bytes::Bytes;
@@ -24,6 +24,8 @@ use std::collections::{BTreeMap, VecDeque};
 /// A snapshot on its way in.
 #[derive(Debug)]
 pub(crate) struct Installing {
+    /// Tells it from an earlier one of the same group, whose answers may still come.
+    number: u64,
     meta: SnapshotMeta,
     from: ReplicaId,
     state: State,
@@ -93,7 +95,9 @@ impl Host {
             Ok(job) => out.tasks.push(Task::Checkpoint(job)),
             Err(_) => return events.push(failed),
         }
-        let installing = Installing { meta, from, state, missing, asked: false, imports: 0, staged: false };
+        let number = self.reads.next_number();
+        let installing =
+            Installing { number, meta, from, state, missing, asked: false, imports: 0, staged: false };
         self.installing.insert(group, installing);
         self.go_on_installing(group, events, out);
     }
@@ -114,10 +118,19 @@ impl Host {
                 from: range.first.0,
                 until: range.last.0 + 1,
             };
-            return out.fetches.push(FetchSend { to_node: installing.from.node(), group, request });
+            let wanted = Wanted::Bodies { group, number: installing.number };
+            let to_node = installing.from.node();
+            return self.fetch(wanted, to_node, group, request, out);
         }
         if installing.staged {
             events.push(Event::BodiesDurable { group, index: installing.meta.index });
+        }
+    }
+
+    /// The installation cannot go on; consensus asks for another snapshot later.
+    pub(crate) fn give_up_installing(&mut self, group: ShardId, events: &mut Vec<Event>) {
+        if let Some(installing) = self.installing.remove(&group) {
+            events.push(Event::BodiesFailed { group, index: installing.meta.index });
         }
     }
 
@@ -130,20 +143,15 @@ impl Host {
         }
     }
 
-    /// Records of a peer: for a snapshot, or to repair what is damaged here.
-    pub(crate) fn fetched(
+    /// Records of a peer for the snapshot of a group.
+    pub(crate) fn bodies_fetched(
         &mut self,
-        group: ShardId,
+        (group, number): (ShardId, u64),
         reply: Option<FetchReply>,
         events: &mut Vec<Event>,
         out: &mut Output,
     ) {
-        let Some(installing) = self.installing.get_mut(&group) else {
-            if let Some(reply) = reply {
-                self.repaired(group, reply, out);
-            }
-            return;
-        };
+        let Some(installing) = self.installing.get_mut(&group).filter(|i| i.number == number) else { return };
         let index = installing.meta.index;
         let Some(reply) = reply.filter(|reply| !reply.unknown_snapshot) else {
             self.installing.remove(&group);
@@ -159,6 +167,7 @@ impl Host {
             Ok((true, _)) => {}
             Ok((false, Ok(job))) => {
                 installing.imports += 1;
+                self.reads.imports.push_back(Some((group, number)));
                 out.tasks.push(Task::Records(job));
             }
             Ok((false, Err(error))) => {
@@ -175,17 +184,10 @@ impl Host {
         self.go_on_installing(group, events, out);
     }
 
-    /// An import is finished.
+    /// An import is finished; they finish in the order of their making.
     pub(crate) fn imported(&mut self, ok: bool, events: &mut Vec<Event>, out: &mut Output) {
-        let groups: Vec<ShardId> = self
-            .installing
-            .iter()
-            .filter(|(_, installing)| installing.imports > 0)
-            .map(|(group, _)| *group)
-            .collect();
-        // Jobs finish in the order of their making; an import belongs to the first installation that waits for one.
-        let Some(group) = groups.first().copied() else { return };
-        if let Some(installing) = self.installing.get_mut(&group) {
+        let Some((group, number)) = self.reads.imports.pop_front().flatten() else { return };
+        if let Some(installing) = self.installing.get_mut(&group).filter(|i| i.number == number) {
             installing.imports -= 1;
             if !ok {
                 let index = installing.meta.index;

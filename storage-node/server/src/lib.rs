@@ -303,21 +303,19 @@ impl Main {
             runtime,
             telling_meta: Arc::default(),
         };
-        let has_meta = node.has_meta();
         let failed = self.failed.clone();
         let mut threads =
             self.spawn_threads(node, writer, clock, &registry, &peers, outbound, failed, found.node)?;
         let services =
             Services { mailbox: self.mailbox.clone(), registry, peers, node: found.node, identity: told };
         let service = Service(Arc::new(services));
-        if !has_meta {
-            tokio::spawn(follow_meta_from_outside(
-                self.config.clone(),
-                self.tls.clone(),
-                found.node,
-                self.mailbox.clone(),
-            ));
-        }
+        tokio::spawn(follow_meta_from_outside(
+            self.config.clone(),
+            self.tls.clone(),
+            found.node,
+            self.mailbox.clone(),
+            self.board.watch(),
+        ));
         let mut stopped = self.stopped.clone();
         let server = transport::server(self.tls.as_ref())?
             .add_service(sized(StorageServer::new(service.clone()), StorageServer::max_decoding_message_size))
@@ -485,25 +483,29 @@ fn verifier(scram: longshore_auth::ScramVerifier) -> v1::ScramVerifier {
     }
 }
 
-/// A node without a replica of meta hears from the others when it shall have one; if they still count on one that it
-/// has lost or damaged, it asks for a new one.
+/// A node without a replica of meta asks the others for one, and hears from them when it has been made.
 async fn follow_meta_from_outside(
     config: StorageConfig,
     tls: Option<TlsIdentity>,
     node: NodeId,
     mailbox: Mailbox,
+    mut standing: watch::Receiver<Standing>,
 ) {
     const PAUSE: Duration = Duration::from_millis(500);
     loop {
+        let request = match standing.wait_for(|standing| standing.meta_request.is_some()).await {
+            Ok(wanting) => wanting.meta_request.unwrap_or_default(),
+            Err(_) => return,
+        };
         for address in config.initial_nodes.iter().filter(|address| *address != config.advertised()) {
             let Ok(channel) = transport::channel(address, tls.as_ref()) else { continue };
             match replica_of_meta(MetaClient::new(channel.clone()), node).await {
-                Some(replica) if replica.learner => {
-                    mailbox.report(Input::JoinMeta(ReplicaId(replica.id)));
-                    return;
+                Some(made) if made.learner && made.request == request => {
+                    mailbox.report(Input::JoinMeta { replica: ReplicaId(made.id), request });
+                    break;
                 }
-                Some(lost) => {
-                    let replace = v1::ReplaceReplica { shard: 0, old: lost.id, node: node.0 };
+                Some(old) => {
+                    let replace = v1::ReplaceReplica { shard: 0, old: old.id, node: node.0, request };
                     let command = v1::meta_command::Command::ReplaceReplica(replace);
                     let command = v1::MetaCommand { command: Some(command), ..v1::MetaCommand::default() };
                     // Whoever leads answers it; the others refuse, and the next address is tried.

@@ -62,10 +62,10 @@ impl Outbound {
     pub fn fetch(&self, send: FetchSend) {
         let this = self.clone();
         self.runtime.spawn(async move {
-            let group = send.group;
+            let (group, fetch) = (send.group, send.fetch);
             if let Err(status) = this.fetch_all(send).await {
                 tracing::warn!(%group, %status, "records could not be fetched from a peer");
-                this.mailbox.report(Input::Fetched { group, reply: None });
+                this.mailbox.report(Input::Fetched { fetch, reply: None });
             }
         });
     }
@@ -85,7 +85,7 @@ impl Outbound {
                 .iter()
                 .map(|r| r.record.len() + r.parts.iter().map(bytes::Bytes::len).sum::<usize>())
                 .sum();
-            self.mailbox.send(Input::Fetched { group: send.group, reply: Some(reply) }, bytes).await;
+            self.mailbox.send(Input::Fetched { fetch: send.fetch, reply: Some(reply) }, bytes).await;
             if done {
                 return Ok(());
             }

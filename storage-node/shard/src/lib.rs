@@ -32,9 +32,6 @@
 //! | `page` | keys and versions of pages; the pages themselves stand beside what they hold |
 #![forbid(unsafe_code)]
 
-#[cfg(all(feature = "mutations", not(debug_assertions)))]
-compile_error!("the feature `mutations` breaks the state machine on purpose; release builds refuse it");
-
 mod apply;
 pub mod bounds;
 mod chunk;
@@ -43,8 +40,6 @@ mod effects;
 mod id_ranges;
 mod log;
 mod logs;
-#[cfg(feature = "mutations")]
-pub mod mutations;
 mod offset_set;
 mod page;
 mod producers;

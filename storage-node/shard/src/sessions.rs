@@ -6,6 +6,7 @@
 use crate::bounds::{SESSIONS_MAX, UPLOAD_BYTES_MAX, UPLOAD_PARTS_MAX, UPLOADS_OPEN_MAX};
 use crate::id_ranges::IdRanges;
 use bytes::Bytes;
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::outcome::Refusal;
 use longshore_wire::row::Source;
 use longshore_wire::{BATCHES_IN_FLIGHT_MAX, BatchNo, SessionId};
@@ -31,8 +32,6 @@ pub struct Session {
     uploads: BTreeMap<u64, Upload>,
     /// One upload was refused for want of room: no other can begin, or its later pieces would be taken for a whole.
     uploads_refused: bool,
-    #[cfg(feature = "mutations")]
-    number_lost: bool,
 }
 
 impl Session {
@@ -112,8 +111,7 @@ impl Sessions {
 
     pub(crate) fn admit(&mut self, id: SessionId, number: BatchNo) -> Admission {
         let Some(session) = self.open.get_mut(&id) else { return Admission::Unknown };
-        #[cfg(feature = "mutations")]
-        if std::mem::take(&mut session.number_lost) {
+        if session.last == 0 && mutations::on(Mutation::BatchNumberLost) {
             session.last = number.0.saturating_sub(1);
         }
         match session.last.checked_add(1) {

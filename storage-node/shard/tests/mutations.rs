@@ -1,9 +1,10 @@
-//! The broken build is broken in the way that its switch says. A file of its own: the switch is one for the process.
+//! The broken build is broken in the way that its switch says.
 #![cfg(test)]
 
 mod common;
 
 use common::{Append, Put, apply, batch};
+use longshore_mutations::Mutation;
 use longshore_shard::Shard;
 use longshore_wire::batch::Item;
 use longshore_wire::spec::LogSpec;
@@ -16,10 +17,10 @@ fn the_broken_build_stores_a_batch_twice() {
     apply(&mut shard, 0, &batch(0, 0, &setup.map(Put::Item)));
     let data = batch(7, 1, &[Put::Append(Append::to(1))]);
     apply(&mut shard, 0, &data);
-    longshore_shard::mutations::lose_batch_numbers(true);
+    longshore_mutations::choose(Some(Mutation::BatchNumberLost));
     let mut broken = Shard::restore(ShardId(1), shard.all_pages()).unwrap();
-    longshore_shard::mutations::lose_batch_numbers(false);
     apply(&mut broken, 0, &data);
+    longshore_mutations::choose(None);
     apply(&mut shard, 0, &data);
     let next = |shard: &Shard| shard.log(LogId(1)).unwrap().next();
     assert_eq!((next(&shard), next(&broken)), (Offset(1), Offset(2)));

@@ -21,10 +21,10 @@ use crate::config::Config;
 use crate::journal::Batch;
 use crate::lease::{Lease, Promise};
 use crate::mail::Mail;
-use crate::mutations::{self, Mutation};
 use crate::rng::Rng;
 use crate::storage::GroupStorage;
 use longshore_io::Mono;
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::{Index, ReplicaId, ShardId, Term};
 use raft::eraftpb::Entry;
 use raft::{RawNode, StateRole};
@@ -74,6 +74,8 @@ pub(crate) struct Group {
     hard: Hard,
     /// The newest write that holds a term or a vote.
     vote_write: u64,
+    /// The newest write that holds a membership.
+    members_write: u64,
     /// Term and state after the last step: a change tells that the library drew a new election timeout.
     seen: (u64, StateRole),
     timeout_ticks: usize,
@@ -128,6 +130,7 @@ impl Group {
             last_ready: 0,
             hard: begin.hard,
             vote_write: 0,
+            members_write: 0,
             timeout_ticks: 0,
             rng: Rng::new(seed),
             lease: Lease::default(),
@@ -169,6 +172,11 @@ impl Group {
 
     pub(crate) fn role(&self) -> Role {
         self.role
+    }
+
+    /// Whether the membership as of what is applied would be there after a crash, if writes are synced up to this one.
+    pub(crate) fn members_durable(&self, written: u64) -> bool {
+        self.members_write <= written
     }
 
     pub(crate) fn floor(&self) -> Index {

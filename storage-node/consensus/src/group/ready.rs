@@ -9,9 +9,9 @@ use super::{Group, Hard, Turn};
 use crate::api::{Action, Membership};
 use crate::codec::conf::Change;
 use crate::codec::{Answer, Beat};
-use crate::mutations::{self, Mutation};
 use crate::storage::entry_bytes;
 use bytes::Bytes;
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::{Index, ReplicaId, Term};
 use raft::Ready;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
@@ -188,6 +188,7 @@ impl Group {
         let members = Membership::of(&state);
         self.members_at = Index(e.index);
         turn.batch.members(self.id, self.members_at, &members);
+        self.members_write = turn.write;
         turn.machine.membership_changed(self.id, &members);
         if self.is_leader() && !members.is_joint() {
             turn.actions.push(Action::MembershipChanged {

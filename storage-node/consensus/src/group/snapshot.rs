@@ -6,16 +6,17 @@
 
 use super::{Group, Turn};
 use crate::api::{Action, SnapshotMeta};
-use crate::mutations::{self, Mutation};
 use crate::storage::snapshot_of;
 use bytes::Bytes;
 use longshore_io::Mono;
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::{Index, ReplicaId, Term};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 use raft::{SnapshotStatus, StateRole};
 
 /// A snapshot on its way in.
 pub(super) struct Incoming {
+    from: ReplicaId,
     meta: SnapshotMeta,
     durable: bool,
 }
@@ -86,7 +87,7 @@ impl Group {
             return;
         }
         let durable = mutations::on(Mutation::SnapshotBeforeBodies);
-        self.incoming = Some(Incoming { meta: meta.clone(), durable });
+        self.incoming = Some(Incoming { from, meta: meta.clone(), durable });
         turn.actions.push(Action::FetchBodies { group: self.id, from, meta, pages });
     }
 
@@ -108,8 +109,7 @@ impl Group {
         };
         let raft = &self.raw.raft;
         if incoming.meta.index.0 <= raft.raft_log.committed {
-            self.incoming = None;
-            return;
+            return self.refuse_incoming(turn);
         }
         if raft.state != StateRole::Follower || raft.leader_id == 0 {
             return;
@@ -123,7 +123,13 @@ impl Group {
         self.after_step(turn);
         if self.raw.snap().is_none() {
             // The log had it all: Raft moved its commit forward instead.
-            self.incoming = None;
+            self.refuse_incoming(turn);
+        }
+    }
+
+    fn refuse_incoming(&mut self, turn: &mut Turn<'_>) {
+        if let Some(Incoming { from, meta, .. }) = self.incoming.take() {
+            turn.actions.push(Action::SnapshotRefused { group: self.id, from, index: meta.index });
         }
     }
 

@@ -3,10 +3,20 @@
 //! Run with `--features mutations`. A panic of the consensus library (it notices some losses by itself) does not count.
 
 use crate::chaos;
-use longshore_consensus::mutations::{Mutation, choose};
+use longshore_mutations::{Mutation, choose};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const SEEDS: u64 = 500;
+/// Those that this crate alone can show.
+const HERE: [Mutation; 7] = [
+    Mutation::AckBeforeSync,
+    Mutation::VoteNotSynced,
+    Mutation::PersistReadyEarly,
+    Mutation::DuplicateAnsweredEarly,
+    Mutation::SnapshotBeforeBodies,
+    Mutation::ApplyBeforeCommit,
+    Mutation::PausedLeaderDelivers,
+];
 
 fn message(payload: &(dyn std::any::Any + Send)) -> &str {
     payload.downcast_ref::<String>().map_or("", String::as_str)
@@ -25,7 +35,7 @@ fn found(mutation: Mutation) -> Option<u64> {
 #[test]
 fn every_deliberate_mistake_is_found_in_what_clients_could_see() {
     std::panic::set_hook(Box::new(|_| {}));
-    let seeds: Vec<(Mutation, Option<u64>)> = Mutation::ALL.into_iter().map(|m| (m, found(m))).collect();
+    let seeds: Vec<(Mutation, Option<u64>)> = HERE.into_iter().map(|m| (m, found(m))).collect();
     let _ = std::panic::take_hook();
     for (mutation, seed) in &seeds {
         println!("{mutation:?}: seed {seed:?}");

@@ -394,7 +394,8 @@ fn cases() -> ProptestConfig {
 #[should_panic(expected = "is out twice in a term")]
 fn a_reused_lease_is_seen() {
     let mut model = Model::new();
-    model.world = World::new(Config { lease_reused_every: 3, ..config() });
+    model.world = World::new(config());
+    longshore_mutations::choose(Some(longshore_mutations::Mutation::LeaseReused));
     model.world.command(Item::CreateLog { log: LOG, spec: LogSpec::QUEUE });
     (0..2).for_each(|session| model.attach(session, 1, 10, false));
     (0..6).for_each(|_| _ = model.world.publish(LOG, "body", Publish::default()));

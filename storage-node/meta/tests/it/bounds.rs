@@ -117,14 +117,14 @@ fn a_replica_id_is_never_given_twice() {
     let mut old = ReplicaId::new(NodeId(1), 1).0;
     let mut given = std::collections::BTreeSet::from([old]);
     for _ in 1..INCARNATIONS_MAX {
-        let replace = Command::ReplaceReplica(ReplaceReplica { shard: 1, old, node: 1 });
+        let replace = Command::ReplaceReplica(ReplaceReplica { shard: 1, old, node: 1, request: 0 });
         let new = live.submit(replace).reply.replica;
         assert!(given.insert(new));
         live.submit(Command::ReplicaRemoved(ReplicaRemoved { shard: 1, replica: old }));
         live.submit(Command::ReplicaPromoted(ReplicaPromoted { shard: 1, replica: new }));
         old = new;
     }
-    let replace = Command::ReplaceReplica(ReplaceReplica { shard: 1, old, node: 1 });
+    let replace = Command::ReplaceReplica(ReplaceReplica { shard: 1, old, node: 1, request: 0 });
     assert_eq!(live.submit(replace).reply.error(), MetaError::MetaLimit);
     assert_eq!(live.meta.shards_of(NodeId(1)).len(), 2);
     assert_eq!(live.meta.shards_of(NodeId(1))[1], (ShardId(1), ReplicaId(old), false));

@@ -151,7 +151,7 @@ fn cluster_command() -> impl Strategy<Value = Command> {
             Command::RegisterNode(RegisterNode { node: Some(node) })
         }),
         1 => (0u32..3, 1u32..6, 1u16..5, 1u32..6).prop_map(move |(shard, old, n, node)| {
-            Command::ReplaceReplica(ReplaceReplica { shard, old: replica(old, n), node })
+            Command::ReplaceReplica(ReplaceReplica { shard, old: replica(old, n), node, request: 0 })
         }),
         1 => (0u32..3, 1u32..6, 1u16..5).prop_map(move |(shard, node, n)| {
             Command::ReplicaPromoted(ReplicaPromoted { shard, replica: replica(node, n) })

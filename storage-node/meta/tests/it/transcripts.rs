@@ -182,6 +182,7 @@ fn command(words: &Words<'_>) -> Command {
             shard: words.number(1),
             old: replica_of(words.0[2]),
             node: words.number(3),
+            request: 0,
         }),
         "promoted" => Command::ReplicaPromoted(ReplicaPromoted {
             shard: words.number(1),

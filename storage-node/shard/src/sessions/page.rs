@@ -4,6 +4,7 @@ use super::{Session, Sessions, Upload};
 use crate::id_ranges::IdRanges;
 use crate::page::{Key, Pages, read_version, versioned};
 use bytes::{BufMut, Bytes};
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::row::Source;
 use longshore_wire::{BATCHES_IN_FLIGHT_MAX, DecodeError, Index, Reader, SessionId};
 
@@ -36,9 +37,8 @@ impl Session {
             session.outcomes.push_back(r.long()?);
         }
         r.finish()?;
-        #[cfg(feature = "mutations")]
-        if crate::mutations::batch_number_lost() {
-            session = Session { number_lost: true, ..Session::default() };
+        if mutations::on(Mutation::BatchNumberLost) {
+            session = Session::default();
         }
         Ok(session)
     }
