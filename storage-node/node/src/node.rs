@@ -404,13 +404,13 @@ impl Node {
 
     /// Proposes what this node wants of meta, or leaves it for the leader of meta to hear.
     fn propose_meta(&mut self, now: Mono, out: &mut Output) -> bool {
-        let wanted = self.host.meta.take_wanted();
         if !self.host.meta.is_leader() {
-            out.meta_commands.extend(wanted);
+            // One by one: who sends them puts them into one call, and meta refuses a `Many` inside of a `Many`.
+            out.meta_commands.append(&mut self.host.meta.wanted);
             return false;
         }
         let mut proposed = false;
-        for command in wanted {
+        for command in self.host.meta.take_wanted() {
             proposed |= self.propose_to_meta(command.encode_to_vec().into(), now).is_ok();
         }
         proposed
