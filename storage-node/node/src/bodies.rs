@@ -167,6 +167,13 @@ impl Host {
                     host.delivery.load_failed(self.now, load);
                 }
             }
+            Purpose::FindTime { shard, load, .. } if !answer.failed.is_empty() => {
+                // Nothing found would mean the log's end.
+                self.report(&answer.failed);
+                if let Some(host) = self.shards.get_mut(&shard) {
+                    host.delivery.load_failed(self.now, load);
+                }
+            }
             Purpose::FindTime { shard, load, log, time } => {
                 self.time_rows(shard, load, log, time, &answer.rows, out)
             }

@@ -235,6 +235,14 @@ impl Host {
         }
     }
 
+    /// Shards whose delivery has something to do by now without anything having happened.
+    pub fn wake_delivery(&mut self, now: Mono) {
+        let due = self.shards.iter().filter(|(_, host)| {
+            host.is_leader().is_some() && host.delivery.next_deadline().is_some_and(|at| at <= now)
+        });
+        self.dirty.extend(due.map(|(shard, _)| *shard));
+    }
+
     /// Everything that is due for followers of meta.
     pub fn turn_meta(&mut self, confirmed: bool, out: &mut Output) {
         self.meta.turn(self.now, confirmed, out);

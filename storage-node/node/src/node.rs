@@ -296,6 +296,7 @@ impl Node {
                 tracing::error!(node = %self.host.node, %group, %replica, "this replica's log is damaged; it will be replaced");
                 out.snapshots_installed.push((group, false));
                 self.host.installing.remove(&group);
+                self.store.set_aside(group);
                 self.host.damaged.insert(group);
                 self.host.shards.remove(&group);
                 self.host.reconcile_due = true;
@@ -312,6 +313,10 @@ impl Node {
     /// something new to do.
     fn after_consensus(&mut self, now: Mono, out: &mut Output) -> Result<bool, NodeError> {
         for (applied, term) in std::mem::take(&mut self.host.applied) {
+            if !self.host.shards.contains_key(&applied.group) {
+                // Its replica left or was given up in this very turn, and with it the log that has the places.
+                continue;
+            }
             let place =
                 self.store.log().place(applied.group, applied.index).map(|place| place_of(&place, term));
             if let Some(place) = &place
@@ -330,6 +335,7 @@ impl Node {
             }
         }
         let mut proposed = false;
+        self.host.wake_delivery(now);
         for shard in std::mem::take(&mut self.host.dirty) {
             proposed |= self.run_delivery(shard, now, out);
         }

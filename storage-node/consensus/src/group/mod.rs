@@ -170,6 +170,11 @@ impl Group {
         self.raw.raft.state == StateRole::Leader && !self.stopped
     }
 
+    /// Removed or damaged: the log may have nothing of it any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
     pub(crate) fn role(&self) -> Role {
         self.role
     }

@@ -304,7 +304,7 @@ impl Work<'_> {
     fn write_commits(&mut self, turn: &mut Turn<'_>) {
         if turn.batch.touched() {
             for id in self.dirty.iter() {
-                if let Some(group) = self.groups.get_mut(id) {
+                if let Some(group) = self.groups.get_mut(id).filter(|group| !group.is_stopped()) {
                     group.write_hard(turn);
                 }
             }
