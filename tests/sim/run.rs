@@ -17,7 +17,7 @@ const CALM_MS: u64 = 2_000;
 const STORM_MS: u64 = 40_000;
 /// Acknowledged appends that a run goes on for, at most this much longer.
 const ACKNOWLEDGED_MIN: u64 = 2_000;
-const EXTRA_MS: u64 = 60_000;
+const EXTRA_MS: u64 = 180_000;
 const DRAIN_MS: u64 = 120_000;
 
 /// What a run came to.

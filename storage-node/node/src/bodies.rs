@@ -12,8 +12,8 @@ use longshore_records::{
     Answer, Import, Lookup, Parts, ReadDone, ReadError, ReadTask, StoredRecord, part_log,
 };
 use longshore_wire::row::Row;
-use longshore_wire::{LogId, LogTime, NodeId, Offset, Reader, ShardId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use longshore_wire::{LogId, LogTime, NodeId, Offset, OffsetRange, Reader, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Repairs from peers that may be under way.
 const REPAIRS_MAX: usize = 64;
@@ -26,7 +26,7 @@ enum Purpose {
     Rows { shard: ShardId, load: LoadId },
     FindTime { shard: ShardId, load: LoadId, log: LogId, time: LogTime },
     Bodies { link: LinkId, log: LogId },
-    Export { ticket: Ticket, until: Offset, log: LogId },
+    Export { ticket: Ticket, shard: ShardId, from: Offset, until: Offset, log: LogId },
 }
 
 /// What a fetch from a peer is for.
@@ -56,8 +56,6 @@ pub(crate) struct Reads {
     put_off: BTreeSet<(LinkId, LogId)>,
     /// Fetches from peers that have not ended.
     fetches: BTreeMap<u64, Wanted>,
-    /// Imports into the record store that are not finished, in their order: which installation waits for each.
-    pub imports: VecDeque<Option<(ShardId, u64)>>,
     numbers: u64,
 }
 
@@ -178,14 +176,12 @@ impl Host {
                 self.time_rows(shard, load, log, time, &answer.rows, out)
             }
             Purpose::Bodies { link, log } => self.bodies_read(link, log, answer, out),
-            Purpose::Export { ticket, until, log } if answer.failed.is_empty() => {
-                self.export_done(ticket, log, until, &answer.records, out)
-            }
-            Purpose::Export { ticket, .. } => {
-                // A part of it would pass for the whole: the peer would acknowledge a snapshot without these bodies.
+            Purpose::Export { ticket, shard, from, until, log } => {
                 self.report(&answer.failed);
-                let reply = FetchReply { unknown_snapshot: true, ..FetchReply::default() };
-                out.replies.push((ticket, Reply::Fetched(reply)));
+                // None at all although there are some: they could not be read.
+                let whole = answer.failed.is_empty() && !answer.records.is_empty();
+                let records = whole.then_some(&answer.records[..]);
+                self.export_done(ticket, shard, (log, from, until), records, out)
             }
         }
     }
@@ -241,8 +237,22 @@ impl Host {
         }
         let unasked = self.reads.repairs.iter().filter(|(_, repair)| repair.asked == 0).map(|(key, _)| *key);
         for (log, offset) in unasked.collect::<Vec<_>>() {
-            self.ask_for_repair(log, offset, out);
+            self.forget_settled(log, offset);
+            if self.links.waits_for(log, offset) {
+                self.ask_for_repair(log, offset, out);
+            } else {
+                self.reads.repairs.remove(&(log, offset));
+            }
         }
+    }
+
+    /// Deliveries of what was settled or dropped while they waited for this record go: nobody brings it any more, and what
+    /// is behind them must not wait.
+    fn forget_settled(&mut self, log: LogId, record: Offset) {
+        let known = self.shards.values().find_map(|host| host.shard.log(log));
+        self.links.forget_record(log, record, |offset| {
+            known.is_some_and(|log| log.live_ranges().any(|live| live.first <= offset && offset <= live.last))
+        });
     }
 
     fn ask_for_repair(&mut self, log: LogId, offset: Offset, out: &mut Output) {
@@ -250,7 +260,7 @@ impl Host {
         let Some(host) = group.and_then(|group| self.shards.get(&group)) else {
             // The log is gone, or this node's replica of it.
             self.reads.repairs.remove(&(log, offset));
-            return;
+            return self.forget_settled(log, offset);
         };
         let (group, voters) = (host.id, host.membership.voters.iter());
         let others: Vec<_> = voters.map(|replica| replica.node()).filter(|node| *node != self.node).collect();
@@ -320,10 +330,7 @@ impl Host {
                 self.links.body(link, log, &stored);
             }
             match self.records.repair(group, stored) {
-                Ok(job) => {
-                    self.reads.imports.push_back(None);
-                    out.tasks.push(Task::Records(job));
-                }
+                Ok(job) => out.tasks.push(Task::Records(job)),
                 Err(error) => tracing::warn!(%group, %error, "cannot repair a record"),
             }
         }
@@ -332,22 +339,39 @@ impl Host {
     /// A peer wants records that we have.
     pub(crate) fn export(&mut self, ticket: Ticket, request: &v1::FetchRequest, out: &mut Output) {
         let (log, from, until) = (LogId(request.log), Offset(request.from), Offset(request.until));
+        let (shard, range) = (ShardId(request.shard), (log, from, until));
         match self.records.export(log, from, until, Parts::All) {
-            Lookup::Ready(records) => self.export_done(ticket, log, until, &records, out),
-            Lookup::Missing => self.export_done(ticket, log, until, &[], out),
-            Lookup::Task(task) => self.read(Purpose::Export { ticket, until, log }, task, out),
+            Lookup::Ready(records) => self.export_done(ticket, shard, range, Some(&records), out),
+            Lookup::Missing => self.export_done(ticket, shard, range, Some(&[]), out),
+            Lookup::Task(task) => {
+                self.read(Purpose::Export { ticket, shard, from, until, log }, task, out);
+            }
         }
     }
 
+    /// Whether live records of [from, until) are not held here, or nothing is known of the shard.
+    fn lacks(&self, shard: ShardId, log: LogId, from: Offset, until: Offset) -> bool {
+        let Some(host) = self.shards.get(&shard) else { return true };
+        let Some(known) = host.shard.log(log) else { return false };
+        !self.records.missing(log, &within(known.live_ranges(), from, until)).is_empty()
+    }
+
+    /// Answers a peer. What this node should have and cannot give is never left out in silence: the peer would acknowledge
+    /// a snapshot without these bodies.
     fn export_done(
         &mut self,
         ticket: Ticket,
-        log: LogId,
-        until: Offset,
-        records: &[StoredRecord],
+        shard: ShardId,
+        (log, from, until): (LogId, Offset, Offset),
+        records: Option<&[StoredRecord]>,
         out: &mut Output,
     ) {
-        let end = records.last().map_or(until, |last| last.row.end());
+        let end = records.and_then(|records| records.last()).map_or(until, |last| last.row.end());
+        let Some(records) = records.filter(|_| !self.lacks(shard, log, from, end.min(until))) else {
+            tracing::warn!(node = %self.node, %log, %from, %until, "records that a peer asks for cannot be read here");
+            let refused = FetchReply { unknown_snapshot: true, ..FetchReply::default() };
+            return out.replies.push((ticket, Reply::Fetched(refused)));
+        };
         let fetched = records.iter().map(|stored| {
             let mut row = Vec::new();
             stored.row.encode(&mut row);
@@ -362,6 +386,16 @@ impl Host {
         let reply = FetchReply { records: fetched.collect(), done: end >= until, unknown_snapshot: false };
         out.replies.push((ticket, Reply::Fetched(reply)));
     }
+}
+
+/// The part of ascending ranges that is in [from, until).
+fn within(ranges: impl Iterator<Item = OffsetRange>, from: Offset, until: Offset) -> Vec<OffsetRange> {
+    let inside = ranges.skip_while(|range| range.last < from).take_while(|range| range.first < until);
+    let cut = |range: OffsetRange| OffsetRange {
+        first: range.first.max(from),
+        last: range.last.min(Offset(until.0.saturating_sub(1))),
+    };
+    inside.map(cut).collect()
 }
 
 /// A record as a peer sent it.

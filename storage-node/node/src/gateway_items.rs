@@ -114,7 +114,6 @@ impl Host {
         if let Some(term) = host.is_leader() {
             let mut turn = ItemTurn { store, now, link, session, term };
             self.lead_item(&mut turn, &mut host, item);
-            host.dirty = true;
             self.dirty.insert(shard);
         } else {
             self.links.send(link, host.leader_item(request));

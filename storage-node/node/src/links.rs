@@ -163,6 +163,20 @@ impl Links {
         self.touched.insert((link, log));
     }
 
+    /// Drops the deliveries that wait for the record at this offset and whose own offset is not to be kept.
+    pub fn forget_record(&mut self, log: LogId, record: Offset, keep: impl Fn(Offset) -> bool) {
+        for (key, queue) in self.queues.iter_mut().filter(|((_, of), _)| *of == log) {
+            queue.retain(|slot| !slot.waits_for(record) || keep(slot.offset()));
+            self.touched.insert(*key);
+        }
+    }
+
+    /// Whether a delivery waits for the record at this offset.
+    pub fn waits_for(&self, log: LogId, record: Offset) -> bool {
+        let mut queues = self.queues.iter().filter(|((_, of), _)| *of == log);
+        queues.any(|(_, queue)| queue.waits_for(record))
+    }
+
     /// A shard is led elsewhere from now on: nothing of the old term leaves any more.
     pub fn forget_shard(&mut self, shard: ShardId) {
         self.deliveries.retain(|(_, of), _| *of != shard);

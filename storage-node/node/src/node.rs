@@ -15,7 +15,7 @@ use longshore_log::{LogError, LogWriter, NodeLog, SegmentState};
 use longshore_meta::Meta;
 use longshore_mutations::{self as mutations, Mutation};
 use longshore_proto::v1::{self, FormCluster, MetaCommand, meta_command::Command, node_item};
-use longshore_records::{JobOutcome, Records, RecordsError, SegmentInfo, What};
+use longshore_records::{JobOutcome, Records, RecordsError, SegmentInfo};
 use longshore_shard::Shard;
 use longshore_wire::context::EntryContext;
 use longshore_wire::{Index, LogTime, NodeId, ReplicaId, ShardId};
@@ -27,6 +27,8 @@ use std::sync::Arc;
 const UPKEEP_MS: u64 = 250;
 /// Between two looks at the gauges, in milliseconds.
 const METRICS_MS: u64 = 1_000;
+/// After a failed job of the record store (a full disk, a sector that cannot be read), in milliseconds.
+const FAILED_JOB_PAUSE_MS: u64 = 5_000;
 /// Turns of consensus within one turn of the node: the second carries what the first caused.
 const ROUNDS_MAX: usize = 2;
 
@@ -73,6 +75,10 @@ pub struct Node {
     known_segments: BTreeSet<longshore_records::SegmentId>,
     retired_segments: BTreeSet<longshore_records::SegmentId>,
     next_metrics: Mono,
+    /// After a failed job of the record store the next one waits until then.
+    next_records_job: Mono,
+    /// Groups that may lack records: an index file was found damaged at the start, or delivery missed some.
+    unchecked: Vec<ShardId>,
     stopping: bool,
     torn_tail: bool,
 }
@@ -91,12 +97,13 @@ impl Node {
         let records_config = longshore_records::Config { rewrite_bytes_per_run, ..config.records.clone() };
         let (records, opened) = Records::open(Arc::clone(&disk), book.clone(), records_config, &existing)?;
         for damaged in &opened.damaged {
-            tracing::error!(node = %config.node, ?damaged, "an index file is damaged; its records are fetched again");
+            tracing::error!(node = %config.node, ?damaged, "an index file is damaged; who lacks its records is rebuilt");
         }
         let pages = PageStore::open(disk, config.checkpoint.clone())?;
         let damaged = pages.damaged.iter().map(|damaged| damaged.group).collect();
         let host = Host::new(config.clone(), now, records, pages.store, damaged);
         let store = Store::new(config.consensus.clone(), log, now)?;
+        let unchecked = if opened.damaged.is_empty() { Vec::new() } else { store.log().groups() };
         let mut node = Node {
             store,
             host,
@@ -107,6 +114,8 @@ impl Node {
             known_segments,
             retired_segments: BTreeSet::new(),
             next_metrics: now,
+            next_records_job: now,
+            unchecked,
             stopping: false,
             torn_tail: recovery.cut_bytes > 0,
         };
@@ -237,6 +246,12 @@ impl Node {
                 break;
             }
         }
+        for group in std::mem::take(&mut self.unchecked) {
+            if self.host.lacks_records(group) {
+                tracing::error!(node = %self.host.node, %group, "this replica lacks records; it will be replaced");
+                self.give_up(group, out);
+            }
+        }
         if now >= self.next_upkeep || self.host.reconcile_due {
             self.upkeep(now, out);
         }
@@ -294,12 +309,7 @@ impl Node {
             Action::SnapshotRefused { group, .. } => out.snapshots_installed.push((group, false)),
             Action::Damaged { group, replica } => {
                 tracing::error!(node = %self.host.node, %group, %replica, "this replica's log is damaged; it will be replaced");
-                out.snapshots_installed.push((group, false));
-                self.host.installing.remove(&group);
-                self.store.set_aside(group);
-                self.host.damaged.insert(group);
-                self.host.shards.remove(&group);
-                self.host.reconcile_due = true;
+                self.give_up(group, out);
             }
             Action::Removed { group, replica } => {
                 tracing::info!(node = %self.host.node, %group, %replica, "this replica left its group");
@@ -307,6 +317,16 @@ impl Node {
                 self.host.remove_group(group, out);
             }
         }
+    }
+
+    /// A damaged replica ends here; meta is asked for another one.
+    fn give_up(&mut self, group: ShardId, out: &mut Output) {
+        out.snapshots_installed.push((group, false));
+        self.store.set_aside(group);
+        self.host.installing.remove(&group);
+        self.host.damaged.insert(group);
+        self.host.shards.remove(&group);
+        self.host.reconcile_due = true;
     }
 
     /// Carries what was applied into the record store, runs delivery, proposes what follows. Whether consensus has
@@ -355,6 +375,10 @@ impl Node {
             self.delivered(shard, action, out);
         }
         let Some(host) = self.host.shards.get_mut(&shard) else { return false };
+        let missing = host.delivery.counters().missing;
+        if std::mem::replace(&mut host.missing_seen, missing) < missing {
+            self.unchecked.push(shard);
+        }
         if term.is_none() {
             host.proposals.clear();
             return false;
@@ -518,13 +542,16 @@ impl Node {
 
     fn records_job_done(&mut self, outcome: JobOutcome, out: &mut Output) {
         match outcome {
-            JobOutcome::Imported => self.host.imported(true, &mut self.events, out),
+            JobOutcome::Imported(owner) => self.host.imported(owner, true, &mut self.events, out),
+            JobOutcome::ImportFailed(owner, error) => {
+                tracing::warn!(node = %self.host.node, %error, "fetched records cannot be stored");
+                metrics::counter!("longshore_record_jobs_failed_total").increment(1);
+                self.host.imported(owner, false, &mut self.events, out);
+            }
             JobOutcome::Failed(what, error) => {
                 tracing::warn!(node = %self.host.node, ?what, %error, "a job of the record store failed");
                 metrics::counter!("longshore_record_jobs_failed_total").increment(1);
-                if what == What::Import {
-                    self.host.imported(false, &mut self.events, out);
-                }
+                self.next_records_job = self.host.now.plus_ms(FAILED_JOB_PAUSE_MS);
             }
             // The next job comes with the next upkeep: that is what paces rewriting.
             JobOutcome::Indexed | JobOutcome::Rewritten | JobOutcome::Removed => {}
@@ -598,7 +625,9 @@ impl Node {
         if let Some(job) = self.store.maintain() {
             out.tasks.push(Task::Log(job));
         }
-        if let Some(job) = self.host.records.next_job() {
+        if now >= self.next_records_job
+            && let Some(job) = self.host.records.next_job()
+        {
             out.tasks.push(Task::Records(job));
         }
         self.release_segments();

@@ -60,8 +60,8 @@ pub(crate) struct ShardHost {
     unproposed: VecDeque<Bytes>,
     effects: Effects,
     pub actions: Actions,
-    /// Something changed that delivery may act on.
-    pub dirty: bool,
+    /// What delivery's counter of missing rows was when it was last looked at.
+    pub missing_seen: u64,
 }
 
 impl ShardHost {
@@ -83,7 +83,7 @@ impl ShardHost {
             unproposed: VecDeque::new(),
             effects: Effects::default(),
             actions: Vec::new(),
-            dirty: false,
+            missing_seen: 0,
         }
     }
 
@@ -164,7 +164,6 @@ impl ShardHost {
         if !self.effects.rows.is_empty() {
             self.delivery.appended_rows(&self.effects.rows, &self.shard);
         }
-        self.dirty = true;
     }
 
     fn answer(&mut self, links: &mut Links) {
@@ -209,7 +208,6 @@ impl ShardHost {
         self.dropping.clear();
         self.proposals.clear();
         self.unproposed.clear();
-        self.dirty = true;
         let leader = self.leader_item(0);
         for link in links.all().collect::<Vec<_>>() {
             links.send(link, leader.clone());
@@ -258,7 +256,6 @@ impl ShardHost {
     /// Moves what delivery wants into `actions`.
     pub fn turn_delivery(&mut self, now: Mono, log_time: LogTime, may_deliver: bool) -> Vec<Action> {
         self.delivery.turn(now, log_time, may_deliver, &self.shard, &mut self.actions);
-        self.dirty = false;
         std::mem::take(&mut self.actions)
     }
 }

@@ -16,7 +16,7 @@ use longshore_checkpoint::Mark;
 use longshore_consensus::{Event, SnapshotMeta};
 use longshore_meta::Meta;
 use longshore_proto::v1::{FetchReply, FetchRequest};
-use longshore_records::{LiveView, Records, part_log, part_offset};
+use longshore_records::{ImportFor, LiveView, Records, part_log, part_offset};
 use longshore_shard::Shard;
 use longshore_wire::{Index, LogId, LogTime, Offset, OffsetRange, ReplicaId, ShardId};
 use std::collections::{BTreeMap, VecDeque};
@@ -102,6 +102,13 @@ impl Host {
         self.go_on_installing(group, events, out);
     }
 
+    /// Whether live records of a group of several voters are not held here: as its replica this node would count for what
+    /// it does not have.
+    pub(crate) fn lacks_records(&self, group: ShardId) -> bool {
+        let Some(host) = self.shards.get(&group) else { return false };
+        host.membership.voters.len() > 1 && !missing_of(&self.records, group, &host.shard).is_empty()
+    }
+
     /// Asks for the next run that is missing, or ends the installation.
     pub(crate) fn go_on_installing(&mut self, group: ShardId, events: &mut Vec<Event>, out: &mut Output) {
         let Some(installing) = self.installing.get_mut(&group) else { return };
@@ -163,11 +170,10 @@ impl Host {
         }
         let batch: Result<Vec<_>, _> =
             reply.records.into_iter().map(|fetched| import(group, fetched)).collect();
-        match batch.map(|batch| (batch.is_empty(), self.records.import(batch))) {
+        match batch.map(|batch| (batch.is_empty(), self.records.import(ImportFor(number), batch))) {
             Ok((true, _)) => {}
             Ok((false, Ok(job))) => {
                 installing.imports += 1;
-                self.reads.imports.push_back(Some((group, number)));
                 out.tasks.push(Task::Records(job));
             }
             Ok((false, Err(error))) => {
@@ -184,16 +190,20 @@ impl Host {
         self.go_on_installing(group, events, out);
     }
 
-    /// An import is finished; they finish in the order of their making.
-    pub(crate) fn imported(&mut self, ok: bool, events: &mut Vec<Event>, out: &mut Output) {
-        let Some((group, number)) = self.reads.imports.pop_front().flatten() else { return };
-        if let Some(installing) = self.installing.get_mut(&group).filter(|i| i.number == number) {
-            installing.imports -= 1;
-            if !ok {
-                let index = installing.meta.index;
-                self.installing.remove(&group);
-                return events.push(Event::BodiesFailed { group, index });
-            }
+    /// An import is finished. Without an owner it was a repair; its installation may be over, too.
+    pub(crate) fn imported(
+        &mut self,
+        owner: Option<ImportFor>,
+        ok: bool,
+        events: &mut Vec<Event>,
+        out: &mut Output,
+    ) {
+        let mut all = self.installing.iter_mut();
+        let Some((group, installing)) = all.find(|(_, i)| owner == Some(ImportFor(i.number))) else { return };
+        let group = *group;
+        installing.imports -= 1;
+        if !ok {
+            return self.give_up_installing(group, events);
         }
         self.go_on_installing(group, events, out);
     }

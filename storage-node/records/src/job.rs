@@ -9,7 +9,7 @@ use crate::file::{FileKey, PendingRows};
 use crate::manifest::{Manifest, write_file};
 use crate::read::{Found, Io, ReadDone, Want, resolve};
 use crate::store_file::StoreWriter;
-use crate::types::{ReadError, RecordsError, SegmentId, StoreId};
+use crate::types::{ImportFor, ReadError, RecordsError, SegmentId, StoreId};
 use bytes::Bytes;
 use longshore_wire::row::Row;
 use longshore_wire::{Index, LogId, ShardId};
@@ -36,7 +36,7 @@ pub(crate) struct ImportRow {
 pub(crate) enum Work {
     Index { files: Vec<PendingFile>, upto: BTreeMap<ShardId, Index> },
     Rewrite { wants: Vec<Want>, sources: Vec<FileKey>, store: StoreId, guards: Vec<Arc<()>> },
-    Import { rows: Vec<ImportRow>, store: StoreId, replaces: bool },
+    Import { rows: Vec<ImportRow>, store: StoreId, owner: Option<ImportFor> },
     Remove { names: Vec<String>, forgotten: Vec<SegmentId> },
 }
 
@@ -63,7 +63,8 @@ pub(crate) struct Written {
 pub(crate) enum Done {
     Index { files: Vec<(FileKey, Directory)>, upto: BTreeMap<ShardId, Index> },
     Rewritten { sources: Vec<FileKey>, written: Option<Written> },
-    Imported { written: Option<Written>, replaces: bool },
+    Imported { written: Option<Written>, owner: Option<ImportFor> },
+    ImportFailed { owner: Option<ImportFor>, names: Vec<String>, error: RecordsError },
     Removed,
     Failed { was: What, names: Vec<String>, forgotten: Vec<SegmentId>, error: RecordsError },
 }
@@ -99,11 +100,13 @@ pub enum JobOutcome {
     Indexed,
     /// Live records moved; segments may have become removable.
     Rewritten,
-    /// Fetched records are durable and readable.
-    Imported,
+    /// Fetched records are durable and readable. `None`: a repaired record.
+    Imported(Option<ImportFor>),
+    /// Nothing of the import was stored: fetch it and import it again.
+    ImportFailed(Option<ImportFor>, RecordsError),
     /// Old files are gone.
     Removed,
-    /// Nothing changed. The next call of [`crate::Records::next_job`] may try again.
+    /// A job that was no import failed; nothing changed. The next call of [`crate::Records::next_job`] may try again.
     Failed(What, RecordsError),
 }
 
@@ -131,12 +134,15 @@ impl Job {
                 drop(guards);
                 match result {
                     Ok(written) => Done::Rewritten { sources, written },
-                    Err(error) => failed(What::Rewrite, error),
+                    Err(error) => {
+                        let names = abandon(&io, &manifest, store);
+                        Done::Failed { was: What::Rewrite, names, forgotten: Vec::new(), error }
+                    }
                 }
             }
-            Work::Import { rows, store, replaces } => match import(&io, &manifest, rows, store) {
-                Ok(written) => Done::Imported { written, replaces },
-                Err(error) => failed(What::Import, error),
+            Work::Import { rows, store, owner } => match import(&io, &manifest, rows, store) {
+                Ok(written) => Done::Imported { written, owner },
+                Err(error) => Done::ImportFailed { owner, names: abandon(&io, &manifest, store), error },
             },
             Work::Remove { names, forgotten } => match remove(&io, &manifest, &names, &forgotten) {
                 Ok(()) => Done::Removed,
@@ -149,6 +155,20 @@ impl Job {
 
 fn failed(was: What, error: RecordsError) -> Done {
     Done::Failed { was, names: Vec::new(), forgotten: Vec::new(), error }
+}
+
+/// Removes what a failed job wrote of its store file: its name is never used again, so nothing else would before the next
+/// start, and what is tried again on a full disk would take its last byte. The name is handed back if even that fails.
+fn abandon(io: &Io, manifest: &Manifest, store: StoreId) -> Vec<String> {
+    if manifest.may_name(store) {
+        // Its name is on the disk, or may be: the next start decides.
+        return Vec::new();
+    }
+    let name = FileKey::Store(store).name();
+    match io.disk.remove(&format!("{}/{name}", io.dir)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => vec![name],
+        _ => Vec::new(),
+    }
 }
 
 /// Writes each file under a temporary name, syncs it, gives it its name, and makes the names durable.

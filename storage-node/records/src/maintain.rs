@@ -223,14 +223,19 @@ impl Records {
                 }
                 JobOutcome::Rewritten
             }
-            Done::Imported { written, replaces } => {
+            Done::Imported { written, owner } => {
                 self.running.remove(&What::Import);
                 // The tail must have everything from its oldest record on.
                 self.tail.clear();
                 if let Some(written) = written {
-                    self.imported(written, replaces);
+                    self.imported(written, owner.is_none());
                 }
-                JobOutcome::Imported
+                JobOutcome::Imported(owner)
+            }
+            Done::ImportFailed { owner, names, error } => {
+                self.running.remove(&What::Import);
+                self.leave(names);
+                JobOutcome::ImportFailed(owner, error)
             }
             Done::Removed => {
                 self.running.remove(&What::Remove);
@@ -239,15 +244,20 @@ impl Records {
             Done::Failed { was, names, forgotten, error, .. } => {
                 self.running.remove(&was);
                 self.freed.extend(forgotten);
-                for name in names {
-                    if let Some(key) = FileKey::parse(&name) {
-                        self.leaving.entry(key.data()).or_default().push(name);
-                    }
-                }
+                self.leave(names);
                 if let RecordsError::Corrupt(error) = &error {
                     self.note_corrupt(error);
                 }
                 JobOutcome::Failed(was, error)
+            }
+        }
+    }
+
+    /// Names that could not be removed, for the next job that removes.
+    fn leave(&mut self, names: Vec<String>) {
+        for name in names {
+            if let Some(key) = FileKey::parse(&name) {
+                self.leaving.entry(key.data()).or_default().push(name);
             }
         }
     }

@@ -71,6 +71,8 @@ pub(crate) struct Manifest {
     disk: Arc<dyn Disk>,
     dir: String,
     listed: Mutex<Listed>,
+    /// Stores of an edit that failed after its rename began: the disk may name them.
+    doubtful: Mutex<BTreeSet<StoreId>>,
 }
 
 impl std::fmt::Debug for Manifest {
@@ -91,7 +93,7 @@ impl Manifest {
                 let bytes = crate::directory::read_exact(&*file, 0, len as usize)
                     .map_err(|error| failed("read", error))?;
                 let listed = Listed::decode(bytes, &path)?;
-                Ok(Manifest { disk, dir: dir.into(), listed: Mutex::new(listed) })
+                Ok(Manifest { disk, dir: dir.into(), listed: Mutex::new(listed), doubtful: Mutex::default() })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let names = disk.list(dir).map_err(|error| failed("list the directory of", error))?;
@@ -99,7 +101,7 @@ impl Manifest {
                     return Err(RecordsError::Manifest { file: path });
                 }
                 let listed = Mutex::new(Listed { next_store: 1, ..Listed::default() });
-                let manifest = Manifest { disk, dir: dir.into(), listed };
+                let manifest = Manifest { disk, dir: dir.into(), listed, doubtful: Mutex::default() };
                 manifest.edit(|_| ())?;
                 Ok(manifest)
             }
@@ -112,6 +114,12 @@ impl Manifest {
         self.listed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether it names a store file, or may do so on the disk.
+    pub fn may_name(&self, store: StoreId) -> bool {
+        self.listed().stores.contains(&store)
+            || self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).contains(&store)
+    }
+
     /// Changes it. When this returns, the change is durable; after an error it has not happened in memory, and on disk
     /// either the old or the new one is found at the next start.
     pub fn edit<T>(&self, change: impl FnOnce(&mut Listed) -> T) -> Result<T, RecordsError> {
@@ -121,8 +129,14 @@ impl Manifest {
         let (path, temporary) = (format!("{}/{NAME}", self.dir), format!("{}/{NAME}.tmp", self.dir));
         write_file(&*self.disk, &temporary, &[&changed.encode()])?;
         let failed = |what, error| RecordsError::Io { what, file: path.clone(), error };
-        self.disk.rename(&temporary, &path).map_err(|error| failed("rename", error))?;
-        self.disk.sync_dir(&self.dir).map_err(|error| failed("sync the directory of", error))?;
+        let renamed = self.disk.rename(&temporary, &path).map_err(|error| failed("rename", error));
+        let named = renamed.and_then(|()| {
+            self.disk.sync_dir(&self.dir).map_err(|error| failed("sync the directory of", error))
+        });
+        if let Err(error) = named {
+            self.doubtful.lock().unwrap_or_else(PoisonError::into_inner).extend(changed.stores);
+            return Err(error);
+        }
         *listed = changed;
         Ok(result)
     }

@@ -12,7 +12,7 @@ use crate::lookup::WINDOW_OFFSETS_MAX;
 use crate::read::Kind;
 use crate::set::OffsetSet;
 use crate::store::{Records, part_key, part_log, part_row};
-use crate::types::{Import, Lookup, Parts, RecordsError, StoreId, StoredRecord};
+use crate::types::{Import, ImportFor, Lookup, Parts, RecordsError, StoreId, StoredRecord};
 use bytes::Bytes;
 use longshore_wire::row::Source;
 use longshore_wire::{LogId, Offset, OffsetRange, ShardId};
@@ -101,16 +101,18 @@ impl Records {
     /// the records are durable and readable. After a failure nothing was stored: fetch and import again.
     ///
     /// Errors: [`RecordsError::Mismatch`]: bytes do not fit their row or checksum; nothing is taken.
-    pub fn import(&mut self, batch: Vec<Import>) -> Result<Job, RecordsError> {
-        self.import_job(batch, false)
+    pub fn import(&mut self, owner: ImportFor, batch: Vec<Import>) -> Result<Job, RecordsError> {
+        self.import_job(batch, Some(owner))
     }
 
     /// As [`Records::import`], for a record that a read found corrupt (or one of whose pieces was): what is held is replaced.
     pub fn repair(&mut self, group: ShardId, stored: StoredRecord) -> Result<Job, RecordsError> {
-        self.import_job(vec![Import::Record { group, stored }], true)
+        self.import_job(vec![Import::Record { group, stored }], None)
     }
 
-    fn import_job(&mut self, batch: Vec<Import>, replaces: bool) -> Result<Job, RecordsError> {
+    /// Without an owner it is a repair: what is held is replaced.
+    fn import_job(&mut self, batch: Vec<Import>, owner: Option<ImportFor>) -> Result<Job, RecordsError> {
+        let replaces = owner.is_none();
         let mut rows = Vec::new();
         let mut take = |held: bool, import: ImportRow| {
             if replaces || !held {
@@ -146,7 +148,7 @@ impl Records {
         }
         self.next_store += 1;
         let store = StoreId(self.next_store - 1);
-        Ok(self.job(Work::Import { rows, store, replaces }))
+        Ok(self.job(Work::Import { rows, store, owner }))
     }
 
     pub(crate) fn imported(&mut self, written: Written, replaces: bool) {

@@ -263,6 +263,10 @@ pub enum RecordsError {
     Corrupt(ReadError),
 }
 
+/// Whom an import is for: given with its batch, and back with its outcome, since several may be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ImportFor(pub u64);
+
 /// Something fetched from a peer for a snapshot.
 #[derive(Clone, Debug)]
 pub enum Import {

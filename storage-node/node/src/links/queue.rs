@@ -68,6 +68,16 @@ impl Slot {
         self.shard
     }
 
+    /// Whether its body, the record at this offset, is not here yet.
+    pub(super) fn waits_for(&self, offset: Offset) -> bool {
+        !matches!(self.state, SlotState::Here(_)) && self.row.as_ref().is_some_and(|row| row.offset == offset)
+    }
+
+    /// The offset that it hands over.
+    pub(super) fn offset(&self) -> Offset {
+        Offset(self.delivery.offset)
+    }
+
     pub(super) fn consumer(&self) -> u64 {
         self.delivery.consumer
     }
@@ -88,6 +98,11 @@ pub(super) struct Queue {
 impl Queue {
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
+    }
+
+    /// Whether a slot waits for the record at this offset.
+    pub(super) fn waits_for(&self, record: Offset) -> bool {
+        self.slots.iter().any(|slot| slot.waits_for(record))
     }
 
     pub(super) fn push(&mut self, slot: Slot) {

@@ -6,7 +6,7 @@ use super::*;
 use crate::segments::SegmentBook;
 use longshore_io::sim::SimDisk;
 use longshore_proto::v1::FetchedRecord;
-use longshore_records::{Config, JobOutcome, Lookup, Parts};
+use longshore_records::{Config, ImportFor, JobOutcome, Lookup, Parts};
 use longshore_shard::Effects;
 use longshore_wire::batch::{BatchBuilder, Item};
 use longshore_wire::context::EntryContext;
@@ -42,8 +42,8 @@ fn records() -> Records {
 }
 
 fn take(records: &mut Records, batch: Vec<longshore_records::Import>) {
-    let job = records.import(batch).unwrap();
-    assert!(matches!(records.job_done(job.run()), JobOutcome::Imported));
+    let job = records.import(ImportFor(1), batch).unwrap();
+    assert!(matches!(records.job_done(job.run()), JobOutcome::Imported(_)));
 }
 
 /// As a peer sends it.

@@ -103,6 +103,7 @@ fn a_full_disk_refuses_work_and_harms_nothing() {
     let outcome = world.records.job_done(job.run());
     assert!(matches!(outcome, JobOutcome::Failed(What::Rewrite, RecordsError::Io { .. })), "{outcome:?}");
     assert!(world.records.holds(SegmentId(1)));
+    assert!(stores(&world.disk).is_empty(), "a failed rewrite leaves nothing on a full disk");
     assert!(read(&mut world.records, LogId(1), 39).unwrap().is_some());
     world.disk.set_capacity(None);
     settle_down(&mut world.records);

@@ -186,7 +186,7 @@ fn a_corrupt_record_is_repaired_and_the_segment_then_rewritten() {
     assert!(matches!(read(&mut node.records, LOG, 20), Err(ReadError::Corrupt { offset: Offset(20), .. })));
 
     let job = node.records.repair(GROUP, good.clone()).unwrap();
-    assert!(matches!(node.records.job_done(job.run()), JobOutcome::Imported));
+    assert!(matches!(node.records.job_done(job.run()), JobOutcome::Imported(_)));
     assert_eq!(read(&mut node.records, LOG, 20).unwrap().unwrap(), good);
     settle_down(&mut node.records);
     assert_eq!(node.records.removable(), [SegmentId(1)]);
@@ -224,8 +224,8 @@ fn a_damaged_index_block_makes_its_offsets_missing_and_an_import_brings_them_bac
     let missing = node.records.missing(LOG, &all);
     assert_eq!(missing, [OffsetRange { first: Offset(0), last: Offset(255) }]);
     let batch = held[..256].iter().map(|stored| Import::Record { group: GROUP, stored: stored.clone() });
-    let job = node.records.import(batch.collect()).unwrap();
-    assert!(matches!(node.records.job_done(job.run()), JobOutcome::Imported));
+    let job = node.records.import(ImportFor(1), batch.collect()).unwrap();
+    assert!(matches!(node.records.job_done(job.run()), JobOutcome::Imported(_)));
     assert!(node.records.missing(LOG, &all).is_empty());
     for (at, stored) in held.iter().enumerate() {
         assert_eq!(read(&mut node.records, LOG, at as u64).unwrap().as_ref(), Some(stored));

@@ -70,8 +70,8 @@ fn export(records: &mut Records, log: LogId, from: u64, until: u64) -> Vec<Store
 
 fn import(records: &mut Records, all: &[StoredRecord]) {
     let batch = all.iter().map(|stored| Import::Record { group: GROUP, stored: stored.clone() }).collect();
-    let job = records.import(batch).unwrap();
-    assert!(matches!(records.job_done(job.run()), JobOutcome::Imported));
+    let job = records.import(ImportFor(1), batch).unwrap();
+    assert!(matches!(records.job_done(job.run()), JobOutcome::Imported(Some(ImportFor(1)))));
 }
 
 #[test]
@@ -186,4 +186,24 @@ fn a_damaged_index_file_is_reported_and_its_records_are_missing() {
     let log = Arc::new(FakeLog::default());
     let error = Records::open(Arc::new(disk), log, small(), &[]).unwrap_err();
     assert!(matches!(error, RecordsError::Manifest { .. }), "{error}");
+}
+
+#[test]
+fn an_import_is_told_from_another_that_runs_beside_it_and_a_failed_one_leaves_no_file() {
+    let (_, mut sender) = sender();
+    let all = export(&mut sender, LogId(1), 0, 100);
+    let (disk, _, mut receiver) = node(small());
+    let batch = |part: &[StoredRecord]| {
+        part.iter().map(|stored| Import::Record { group: GROUP, stored: stored.clone() }).collect()
+    };
+    let first = receiver.import(ImportFor(7), batch(&all[..50])).unwrap();
+    let second = receiver.import(ImportFor(3), batch(&all[50..])).unwrap();
+    disk.set_capacity(Some(disk.used_bytes()));
+    let outcome = receiver.job_done(second.run());
+    assert!(matches!(outcome, JobOutcome::ImportFailed(Some(ImportFor(3)), _)), "{outcome:?}");
+    assert!(names(&disk).iter().all(|name| !name.ends_with(".store")), "{:?}", names(&disk));
+    disk.set_capacity(None);
+    let outcome = receiver.job_done(first.run());
+    assert!(matches!(outcome, JobOutcome::Imported(Some(ImportFor(7)))), "{outcome:?}");
+    assert_eq!(receiver.missing(LogId(1), &[range(0, 99)]), [range(50, 99)]);
 }

@@ -101,3 +101,14 @@ fn taking_a_consumer_away_leaves_the_others_where_they_were() {
     queue.body(&record(4));
     assert_eq!(popped(&mut queue), [4, 6]);
 }
+
+#[test]
+fn what_waits_for_a_record_that_is_gone_can_be_taken_out_of_the_way() {
+    let mut queue = Queue::default();
+    (0..3).for_each(|offset| queue.push(slot(offset, 1)));
+    queue.ask();
+    [1, 2].into_iter().for_each(|offset| queue.body(&record(offset)));
+    assert!(queue.waits_for(Offset(0)) && !queue.waits_for(Offset(1)));
+    queue.retain(|slot| !slot.waits_for(Offset(0)));
+    assert_eq!(popped(&mut queue), [1, 2]);
+}
