@@ -215,7 +215,11 @@ impl Load<'_> {
             self.io(self.file.sync_data())?;
         }
         if file.sequence > 1 {
-            self.write_again(newest, file.len)?;
+            match self.write_again(newest, file.len) {
+                // A full disk must not keep a node from starting: the next checkpoint that finds room syncs the file.
+                Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {}
+                other => other?,
+            }
         }
         Ok(Ok((found, file)))
     }
