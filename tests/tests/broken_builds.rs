@@ -18,12 +18,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Seeds that a mistake has to show in.
 const SEEDS: u64 = 60;
 /// What clients saw of a mistake.
-#[derive(Debug)]
 enum Seen {
     /// A rule is broken: a message was lost, doubled, out twice, or replicas differ.
     Broken(u64, String),
     /// Only this: although everything healed, the cluster never served again.
     Stuck(u64),
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Seen::Broken(seed, what) => write!(f, "seed {seed}: {what}"),
+            Seen::Stuck(seed) => write!(f, "seed {seed}: never served again"),
+        }
+    }
 }
 
 /// What the clients saw of it, in the first seed that breaks a rule if there is one.
@@ -55,7 +63,10 @@ fn every_deliberate_mistake_is_seen_by_clients() {
             scope.spawn(|| {
                 while let Some(mutation) = Mutation::ALL.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
                     let found = seen(mutation, seeds.clone());
-                    println!("{mutation:?}: {found:?}");
+                    match &found {
+                        Some(seen) => println!("{mutation:?}: {seen}"),
+                        None => println!("{mutation:?}: not seen"),
+                    }
                     results.lock().unwrap().push((mutation, found.is_some()));
                 }
             });
