@@ -37,6 +37,10 @@ fn shard(host: &Host, store: &Store, now: Mono, group: ShardId) -> Value {
         Role::Follower { term, leader } => ("follower", term, leader),
     };
     let ids = |list: &[longshore_wire::ReplicaId]| list.iter().map(|id| id.0).collect::<Vec<_>>();
+    // While a change is under way a majority of the voters before it must agree, too.
+    let mut voters = [&status.membership.voters[..], &status.membership.outgoing[..]].concat();
+    voters.sort_unstable();
+    voters.dedup();
     let state_hash = if group == META {
         Some(host.meta.meta.state_hash())
     } else {
@@ -46,7 +50,7 @@ fn shard(host: &Host, store: &Store, now: Mono, group: ShardId) -> Value {
         "shard": group.0, "node": host.node.0, "replica": status.replica.0, "role": role, "term": term.0,
         "leader_node": leader.map(|leader| leader.node().0), "first": status.first.0, "last": status.last.0,
         "committed": status.committed.0, "applied": status.applied.0, "may_deliver": store.may_deliver(group, now),
-        "voters": ids(&status.membership.voters), "learners": ids(&status.membership.learners),
+        "voters": ids(&voters), "learners": ids(&status.membership.learners),
         "logs": host.shards.get(&group).map(|host| host.shard.logs().count()), "state_hash": state_hash,
     })
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use longshore_proto::v1::admin_client::AdminClient;
 use longshore_proto::v1::{InspectRequest, TransferLeaderRequest};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// An answer that does not come is none.
@@ -92,26 +93,30 @@ pub async fn describe(cluster: &Cluster) -> String {
     text
 }
 
-/// Waits until every shard's leader shows three voters on the three nodes that run now, and no learner.
+/// Waits until every replica of every shard shows three voters on the three nodes that run now, and no learner. The leader alone
+/// is not enough: until the others know of the change, they count on a node that is gone.
 pub async fn wait_for_three_voters(cluster: &Cluster, limit: Duration) -> Result<()> {
     until("three voters of every shard", limit, async || {
-        let (mut ids, mut led) = (Vec::new(), Vec::new());
+        let (mut ids, mut views) = (Vec::new(), Vec::new());
         for n in 0..3 {
             let address = cluster.node_address(n);
             ids.push(node_id(&address).await?);
-            led.extend(shards(&address).await?.into_iter().filter(|view| view.leads));
+            views.extend(shards(&address).await?);
         }
         ids.sort_unstable();
-        led.sort_by_key(|view| view.shard);
-        led.dedup_by_key(|view| view.shard);
-        if led.len() < 7 {
-            bail!("only {} of 7 shards have a leader", led.len());
+        let led: BTreeSet<u32> = views.iter().filter(|view| view.leads).map(|view| view.shard).collect();
+        if led.len() < 7 || views.len() < 21 {
+            bail!("{} of 7 shards have a leader, {} of 21 replicas are there", led.len(), views.len());
         }
-        for view in &led {
+        for view in &views {
             let mut voters = view.voters.clone();
             voters.sort_unstable();
             if voters != ids || !view.learners.is_empty() {
-                bail!("shard {}: voters {voters:?}, learners {:?}, nodes {ids:?}", view.shard, view.learners);
+                let (shard, node) = (view.shard, view.node);
+                bail!(
+                    "shard {shard} on {node}: voters {voters:?}, learners {:?}, nodes {ids:?}",
+                    view.learners
+                );
             }
         }
         Ok(Some(()))
