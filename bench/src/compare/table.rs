@@ -78,6 +78,7 @@ fn last_part(argument: &str) -> String {
 fn raw_row(system: &str, case: &Case, pair: &Pair, run: &Run) -> String {
     let m = &run.measured;
     let errors = m.errors.join("; ").replace(['\t', '\n'], " ");
+    let errors = if errors.is_empty() { "-" } else { errors.as_str() };
     format!(
         "{}\t{system}\t{}\t{}\t{:.3}\t{:.3}\t{:.0}\t{:.0}\t{:.3}\t{:.3}\t{:.0}\t{:.3}\t{:.3}\t{:.1}\t{:.1}\t{:.0}\t{errors}",
         pair.round,
