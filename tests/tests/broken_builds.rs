@@ -4,7 +4,7 @@
 //! panics is a node that died. `LONGSHORE_SIM_SEED=n` tries that seed alone and shows what was seen.
 
 // What a sound run is reported with is of no interest here.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "only verdicts count here")]
 #[path = "../sim/mod.rs"]
 mod sim;
 

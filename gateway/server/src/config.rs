@@ -23,8 +23,6 @@ pub struct GatewayConfig {
     pub connections_per_address_max: u32,
     /// Connections in all.
     pub connections_max: u32,
-    /// Bytes of publishes without an outcome that the gateway holds before it stops reading clients.
-    pub publish_bytes_max: u64,
 }
 
 impl Default for GatewayConfig {
@@ -38,7 +36,6 @@ impl Default for GatewayConfig {
             proxy_protocol_from: Vec::new(),
             connections_per_address_max: 20_000,
             connections_max: 50_000,
-            publish_bytes_max: 256 << 20,
         }
     }
 }
