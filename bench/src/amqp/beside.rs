@@ -7,7 +7,7 @@ use super::load::{Load, Report};
 use super::{Target, Uri};
 use crate::histogram::Histogram;
 use crate::proc::{Cost, Watch};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use longshore_amqp_codec::ShortStr;
 use serde::Serialize;
@@ -42,6 +42,9 @@ pub struct ChurnArgs {
     /// Connections that declare, bind and drop, each one queue at a time.
     #[arg(long, default_value_t = 16)]
     connections: usize,
+    /// Without the small producer: for what the queues alone cost the broker.
+    #[arg(long)]
+    alone: bool,
 }
 
 /// Flags of `large`.
@@ -110,13 +113,14 @@ pub struct ChurnReport {
     cycles_per_s: f64,
     cycle_p50_ms: f64,
     cycle_p99_ms: f64,
-    small: Small,
+    /// Absent with `--alone`.
+    small: Option<Small>,
 }
 
 /// Declares, binds and drops exclusive queues, each named by the broker, for as long as the small producer runs.
 pub async fn churn(args: &ChurnArgs) -> Result<ChurnReport> {
     let load = small_load(&args.target, &args.small)?;
-    let calm = load.run().await?;
+    let calm = if args.alone { None } else { Some(load.run().await?) };
     let began = Instant::now();
     let until = began + Duration::try_from_secs_f64(args.small.secs + load.warmup_secs)?;
     let tasks: Vec<JoinHandle<Result<Histogram>>> = (0..args.connections)
@@ -125,7 +129,10 @@ pub async fn churn(args: &ChurnArgs) -> Result<ChurnReport> {
             spawn_local(async move { cycles(&uri.context("no broker: give --uri")?, until).await })
         })
         .collect();
-    let beside = load.run().await?;
+    let small = match calm {
+        Some(calm) => Some(Small::new(calm, load.run().await?)),
+        None => None,
+    };
     let mut all = Histogram::default();
     for task in tasks {
         all.merge(&task.await??);
@@ -136,7 +143,7 @@ pub async fn churn(args: &ChurnArgs) -> Result<ChurnReport> {
         cycles_per_s: all.len() as f64 / seconds,
         cycle_p50_ms: all.quantile(0.5) as f64 / 1e6,
         cycle_p99_ms: all.quantile(0.99) as f64 / 1e6,
-        small: Small::new(calm, beside),
+        small,
     })
 }
 
@@ -182,9 +189,10 @@ pub async fn large(args: &LargeArgs) -> Result<LargeReport> {
         ..args.target.load(vec![LARGE_QUEUE.into()])?
     };
     let watch = Watch::start(&args.target.pids)?;
-    let task = spawn_local(async move { large.run().await });
+    // On a thread of its own: the driver's work on a large body must not show in the small producer's latency.
+    let heavy = std::thread::spawn(move || super::on_one_thread(large.run()));
     let beside = small.run().await?;
-    let large = task.await??;
+    let large = heavy.join().map_err(|_| anyhow!("the large producer panicked"))??;
     Ok(LargeReport {
         large_mib: args.large_mib,
         large_confirmed: large.confirmed,

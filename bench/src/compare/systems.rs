@@ -48,7 +48,7 @@ pub struct PlaceArgs {
     /// A setting for storage nodes and gateway, as `longshore --set`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// First of the ports that Longshore gets; five are used.
+    /// First of the ports that Longshore gets; eight are used.
     #[arg(long, default_value_t = 17_400)]
     port_base: u16,
     /// Data of Longshore, and the file of the probe: on the disk that the peers use, too.
@@ -109,6 +109,8 @@ pub struct Running {
     pub pids: Vec<u32>,
     /// Where its clients connect.
     pub uris: Vec<String>,
+    /// Where Longshore's storage nodes answer HTTP; empty for the others.
+    pub metrics: Vec<String>,
     /// Of Longshore: storage nodes first, the gateway last.
     children: Vec<Child>,
     stop_script: Option<PathBuf>,
@@ -162,6 +164,7 @@ fn start_peer(system: System, places: &Places, args: &[&str], uri: &str, port: u
         system,
         pids: Vec::new(),
         uris: (0..NODES).map(|n| format!("{uri}:{}", port + n)).collect(),
+        metrics: Vec::new(),
         children: Vec::new(),
         stop_script: Some(stop),
         peers_work: places.peers_work.clone(),
@@ -226,6 +229,7 @@ fn start_longshore(places: &Places, found: Data) -> Result<Running> {
         system: System::Longshore,
         pids: Vec::new(),
         uris: vec![format!("amqp://guest:{PASSWORD}@{}", address(NODES))],
+        metrics: (0..NODES).map(|n| address(NODES + 2 + n)).collect(),
         children: Vec::new(),
         stop_script: None,
         peers_work: PathBuf::new(),
@@ -235,6 +239,7 @@ fn start_longshore(places: &Places, found: Data) -> Result<Running> {
         let settings = [
             format!("storage.data_dir={:?}", data.join(format!("node{n}"))),
             format!("storage.listen={:?}", address(n)),
+            format!("storage.http_listen={:?}", address(NODES + 2 + n)),
             format!("storage.initial_nodes={list}"),
             "storage.administrator=guest".to_owned(),
             format!("storage.administrator_password={PASSWORD}"),

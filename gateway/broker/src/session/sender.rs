@@ -35,6 +35,8 @@ pub struct Limits {
     pub eager_bytes: usize,
     /// Bytes of one part of a large body.
     pub part_bytes: usize,
+    /// Parts without an outcome: more would only lie in front of what others send.
+    pub parts_in_flight_max: usize,
     /// How often an answer that ends the session is doubted, as long as meta says that the session lives.
     pub tries_max: u32,
 }
@@ -44,9 +46,10 @@ impl Default for Limits {
         Limits {
             in_flight_max: BATCHES_IN_FLIGHT_MAX,
             batch_bytes_max: BATCH_BYTES_MAX,
-            eager_batches: 8,
-            eager_bytes: 32 << 10,
+            eager_batches: 3,
+            eager_bytes: 64 << 10,
             part_bytes: 256 << 10,
+            parts_in_flight_max: 4,
             tries_max: 50,
         }
     }
@@ -111,6 +114,8 @@ struct InFlight<T> {
     tags: Vec<Tag<T>>,
     submissions: u32,
     state: State,
+    /// It carries a part of a large body.
+    part: bool,
 }
 
 /// See the module.
@@ -216,10 +221,12 @@ impl<T> Sender<T> {
             return None;
         }
         let chunk = self.build()?;
+        let part = chunk.tags.iter().any(|tag| matches!(tag, Tag::Part));
         let number = BatchNo(self.first + in_flight as u64);
         let bytes = chunk.builder.finish(number);
         self.in_flight_bytes += bytes.len();
-        let batch = InFlight { bytes: bytes.clone(), tags: chunk.tags, submissions: 1, state: State::Sent };
+        let batch =
+            InFlight { bytes: bytes.clone(), tags: chunk.tags, submissions: 1, state: State::Sent, part };
         self.in_flight.push_back(batch);
         Some(bytes)
     }
@@ -230,8 +237,9 @@ impl<T> Sender<T> {
             bytes_max = bytes_max.saturating_sub(ITEM_BYTES_MAX);
         }
         let appends = (!self.blocked || self.probe) && !self.settles_left_out;
-        let mut chunk =
-            if appends { self.line.take(self.session, bytes_max, self.limits.part_bytes) } else { None };
+        let parts = self.in_flight.iter().filter(|batch| batch.part && batch.state != State::Done).count();
+        let part_bytes = (parts < self.limits.parts_in_flight_max).then_some(self.limits.part_bytes);
+        let mut chunk = if appends { self.line.take(self.session, bytes_max, part_bytes) } else { None };
         if chunk.is_some() {
             self.probe = false;
         }

@@ -170,6 +170,21 @@ fn a_large_body_goes_in_parts_and_only_its_own_stream_waits() {
 }
 
 #[test]
+fn parts_without_an_outcome_are_few_and_others_pass_them() {
+    let mut sender = sender();
+    let mut out = Vec::new();
+    sender.push_upload(1, upload(50, 100));
+    let sent = std::iter::from_fn(|| sender.poll()).count();
+    assert_eq!(sent, Limits::default().parts_in_flight_max);
+    sender.push(2, append(60, b"other"));
+    assert!(sender.poll().is_some(), "a small message of another stream goes at once");
+    assert_eq!(sender.poll(), None);
+    sender.outcome(BatchNo(1), vec![Outcome::Done(0)], &mut out).unwrap();
+    assert!(sender.poll().is_some(), "the next part follows the outcome of one");
+    assert_eq!(sender.poll(), None);
+}
+
+#[test]
 fn dropped_targets_count_as_gone_and_one_that_is_left_as_stored() {
     let mut sender = sender();
     let mut out = Vec::new();

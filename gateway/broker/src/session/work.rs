@@ -202,15 +202,17 @@ impl<T> Line<T> {
         self.ready.push_front(chunk);
     }
 
-    /// Takes what fits into a batch of `bytes_max`: whole chunks in order, and one part of one upload.
+    /// Takes what fits into a batch of `bytes_max`: whole chunks in order, and one part of one upload, of at most
+    /// `part_bytes`; `None`: large bodies wait.
     pub(super) fn take(
         &mut self,
         session: SessionId,
         bytes_max: usize,
-        part_bytes: usize,
+        part_bytes: Option<usize>,
     ) -> Option<Chunk<T>> {
+        let uploading = part_bytes.is_some() && !self.uploads.is_empty();
+        let part_bytes = part_bytes.unwrap_or(0);
         let part_room = part_bytes + PART_ROOM_BYTES;
-        let uploading = !self.uploads.is_empty();
         let mut batch: Option<Chunk<T>> = None;
         if uploading && self.part_left_out && self.put_back == 0 {
             self.step_upload(session, &mut batch, part_bytes);
