@@ -2,12 +2,15 @@
 
 use crate::run;
 use anyhow::{Result, bail};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// No source file is longer.
 const LINES_MAX: usize = 1_000;
+/// The map of the code.
+const MAP: &str = "ARCHITECTURE.md";
 /// Characters in a line of code.
 const COLUMNS_MAX: usize = 120;
 
@@ -15,18 +18,22 @@ const COLUMNS_MAX: usize = 120;
 pub fn run() -> Result<()> {
     println!("== tidy: our own rules over the source text");
     let mut findings = Vec::new();
-    for file in tracked()? {
-        let path = run::root().join(&file);
+    let files = tracked()?;
+    let mut functions = HashSet::new();
+    for file in &files {
+        let path = run::root().join(file);
         let Ok(text) = fs::read_to_string(&path) else { continue };
-        check_text(&file, &text, &mut findings);
+        check_text(file, &text, &mut findings);
         // The client suites are users' programs, each a package of its own.
         if file.extension().is_some_and(|extension| extension == "rs") && !file.starts_with("tests/clients") {
-            check_rust(&file, &text, &mut findings);
+            check_rust(file, &text, &mut findings);
+            functions.extend(text.split("fn ").skip(1).map(|rest| identifier(rest).to_owned()));
         }
         if file.ends_with("Cargo.toml") {
-            check_manifest(&file, &text, &mut findings);
+            check_manifest(file, &text, &mut findings);
         }
     }
+    check_map(&files, &functions, &mut findings)?;
     if findings.is_empty() {
         return Ok(());
     }
@@ -42,6 +49,32 @@ fn tracked() -> Result<Vec<PathBuf>> {
         .current_dir(run::root())
         .output()?;
     Ok(String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect())
+}
+
+/// The letters, digits and underscores at the beginning.
+fn identifier(text: &str) -> &str {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap_or_default()
+}
+
+/// The ways of a message in ARCHITECTURE.md are told by names of files and functions: they exist.
+fn check_map(files: &[PathBuf], functions: &HashSet<String>, findings: &mut Vec<String>) -> Result<()> {
+    let text = fs::read_to_string(run::root().join(MAP))?;
+    for (number, line) in text.lines().enumerate() {
+        let is_step =
+            line.strip_prefix("| ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        let quoted = line.split('`').skip(1).step_by(2).filter(|_| is_step);
+        for word in quoted {
+            let name = word.rsplit("::").next().unwrap_or(word);
+            let exists = match name.ends_with(".rs") {
+                true => files.iter().any(|file| file.ends_with(name)),
+                false => identifier(name) != name || functions.contains(name),
+            };
+            if !exists {
+                findings.push(format!("{MAP}:{}: there is no `{word}`", number + 1));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_text(file: &Path, text: &str, findings: &mut Vec<String>) {

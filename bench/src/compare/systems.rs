@@ -260,6 +260,11 @@ fn start_longshore(places: &Places, found: Data) -> Result<Running> {
 }
 
 impl Running {
+    /// The nodes that store, without Longshore's gateway.
+    pub fn storage_pids(&self) -> &[u32] {
+        self.pids.get(..usize::from(NODES)).unwrap_or(&self.pids)
+    }
+
     /// Product and version: RabbitMQ says its own to clients, the others to who asks their binary.
     pub fn version(&self, places: &Places) -> Result<String> {
         let binary = match self.system {

@@ -27,7 +27,8 @@ pub struct WithArgs {
     system: System,
     #[command(flatten)]
     places: PlaceArgs,
-    /// Commands, with `+` between them; `@uri` and `@pids` stand for the system's; `restart` restarts Longshore.
+    /// Commands, with `+` between them; `@uri` and `@pids` stand for the system's, `@storage` for the
+    /// pids of its storage nodes alone; `restart` restarts Longshore.
     #[arg(last = true, required = true)]
     commands: Vec<String>,
 }
@@ -65,10 +66,11 @@ fn execute(command: &[String], running: &Running) -> Result<()> {
 }
 
 fn filled_in(command: &[String], running: &Running) -> Vec<String> {
-    let pids: Vec<String> = running.pids.iter().map(u32::to_string).collect();
+    let listed = |pids: &[u32]| pids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let words = command.iter().map(|word| match word.as_str() {
         "@uri" => running.uris.join(","),
-        "@pids" => pids.join(","),
+        "@pids" => listed(&running.pids),
+        "@storage" => listed(running.storage_pids()),
         other => other.to_owned(),
     });
     words.collect()
