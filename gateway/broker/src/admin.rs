@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::metadata::{Namespace, convert};
 use crate::permissions::compile;
 use crate::queues;
+use crate::transients::Purpose;
 use longshore_auth::{ScramVerifier, hash_password};
 use longshore_proto::v1::{self, gateway_item::Item, meta_command::Command};
 use longshore_wire::{SessionId, ShardId};
@@ -136,11 +137,14 @@ impl Admin {
             if counts && listings.len() < COUNTED_MAX {
                 let log = match entry.queue.durable {
                     true => Some(listing.info.log.0),
-                    false => engine.find_transient(&namespace, &entry.queue.name).await.ok().map(|q| q.log),
+                    false => {
+                        let found = engine.find_transient(&namespace, &entry.queue.name, Purpose::Look);
+                        found.await.ok().map(|queue| queue.log)
+                    },
                 };
                 if let Some(log) = log {
                     let stat =
-                        |request| Item::LogStat(v1::LogStat { request, shard: shard.0, log, cursor: 0 });
+                        |request| Item::LogStat(v1::LogStat { request, shard: shard.0, log, ..Default::default() });
                     listing.counts = queues::counts_of(engine.ask_for(shard, &entry.queue.name, stat).await);
                 }
             }
@@ -285,7 +289,7 @@ impl Admin {
         let (log, shard) = match entry.as_ref().filter(|entry| entry.queue.durable) {
             Some(entry) => (entry.queue.log, entry.place().1),
             None => {
-                let found = engine.find_transient(&namespace, queue).await?;
+                let found = engine.find_transient(&namespace, queue, Purpose::Look).await?;
                 let shard = self.core.view.transient_shard(namespace.id, queue);
                 (found.log, shard.ok_or_else(|| missing("queue", queue))?)
             }

@@ -9,6 +9,7 @@ use crate::queues;
 use crate::requests::{GetFor, Leased, Reply};
 use crate::session::consumers::Wanted;
 use crate::shard::Owner;
+use crate::transients::Purpose;
 use longshore_proto::v1::{self, MetaError, answer, gateway_item::Item, meta_command::Command};
 use longshore_wire::CursorId;
 use std::sync::Arc;
@@ -56,18 +57,15 @@ impl Control {
     /// The queue of that name, durable or transient. Errors: `NotFound`, `Unavailable`.
     pub async fn queue(&self, name: &str) -> Result<QueueInfo, BrokerError> {
         self.open()?;
-        Ok(queues::find(&self.engine, &self.state, name).await?.info)
+        Ok(queues::find(&self.engine, &self.state, name, Purpose::Look).await?.info)
     }
 
-    /// Ready messages and consumers of a queue (passive declare). Errors: `NotFound`, `ResourceLocked`, `Unavailable`.
+    /// Ready messages and consumers of a queue that is declared again, passively or not: where it ends after a time
+    /// without use, that begins anew. Errors: `NotFound`, `ResourceLocked`, `Unavailable`.
     pub async fn stat(&self, name: &str) -> Result<QueueState, BrokerError> {
         self.open()?;
         self.published().await;
-        let found = queues::find_mine(&self.engine, &self.state, name).await?;
-        let counts = match found.counts {
-            Some(counts) => counts,
-            None => queues::count(&self.engine, &found).await?,
-        };
+        let counts = queues::redeclared(&self.engine, &self.state, name).await?;
         let name = name.to_owned();
         Ok(QueueState { name, ready: counts.ready, consumers: counts.consumers, created: false })
     }

@@ -4,7 +4,7 @@ use crate::api::*;
 use crate::connection_state::ConnectionState;
 use crate::engine::Engine;
 use crate::metadata::{QueueEntry, convert};
-use crate::transients::Owned;
+use crate::transients::{Owned, Purpose};
 
 use longshore_proto::v1::{self, MetaError, answer, gateway_item::Item, meta_command::Command};
 use longshore_wire::{LogId, ShardId};
@@ -51,7 +51,12 @@ pub(crate) fn meta_error(reply: &v1::MetaReply, what: &'static str, name: &str) 
 }
 
 /// The queue of that name: from the view, else asked of the leader that would have it.
-pub(crate) async fn find(engine: &Engine, who: &ConnectionState, name: &str) -> Result<Found, BrokerError> {
+pub(crate) async fn find(
+    engine: &Engine,
+    who: &ConnectionState,
+    name: &str,
+    purpose: Purpose,
+) -> Result<Found, BrokerError> {
     let entry = who.namespace.queue(name);
     if let Some(entry) = entry.as_ref().filter(|entry| entry.queue.durable) {
         let (_, shard) = entry.place();
@@ -60,7 +65,7 @@ pub(crate) async fn find(engine: &Engine, who: &ConnectionState, name: &str) -> 
     }
     let shard = engine.view.transient_shard(who.namespace.id, name);
     let shard = shard.ok_or(BrokerError::Unavailable("the cluster is not known yet"))?;
-    let found = engine.find_transient(&who.namespace, name).await?;
+    let found = engine.find_transient(&who.namespace, name, purpose).await?;
     engine.transients.learn(who.namespace.id.0, &name.into(), LogId(found.log));
     let owned = engine.transients.owned(who.namespace.id.0, name);
     let mine = (found.owner_session, found.owner) == (engine.session.0, who.id.0);
@@ -100,15 +105,30 @@ pub(crate) async fn find_mine(
     who: &ConnectionState,
     name: &str,
 ) -> Result<Found, BrokerError> {
-    let found = find(engine, who, name).await?;
-    if found.info.accessible { Ok(found) } else { Err(BrokerError::ResourceLocked(name.to_owned())) }
+    accessible(find(engine, who, name, Purpose::Look).await?)
+}
+
+fn accessible(found: Found) -> Result<Found, BrokerError> {
+    if found.info.accessible { Ok(found) } else { Err(BrokerError::ResourceLocked(found.info.name)) }
+}
+
+/// A queue that a client declares again, passively or not, with its counts.
+pub(crate) async fn redeclared(
+    engine: &Engine,
+    who: &ConnectionState,
+    name: &str,
+) -> Result<QueueCounts, BrokerError> {
+    let found = accessible(find(engine, who, name, Purpose::Use).await?)?;
+    match found.counts {
+        Some(counts) => Ok(counts),
+        None => count(engine, &found, Purpose::Use).await,
+    }
 }
 
 /// Counts of a queue, from its leader.
-pub(crate) async fn count(engine: &Engine, found: &Found) -> Result<QueueCounts, BrokerError> {
-    let stat = |request| {
-        Item::LogStat(v1::LogStat { request, shard: found.shard.0, log: found.info.log.0, cursor: 0 })
-    };
+async fn count(engine: &Engine, found: &Found, purpose: Purpose) -> Result<QueueCounts, BrokerError> {
+    let (shard, log, r#use) = (found.shard.0, found.info.log.0, purpose == Purpose::Use);
+    let stat = |request| Item::LogStat(v1::LogStat { request, shard, log, cursor: 0, r#use });
     match engine.ask_for(found.shard, &found.info.name, stat).await? {
         answer::Result::Counts(found) => Ok(counts(found)),
         _ => Err(BrokerError::Unavailable("an answer of another kind")),
@@ -154,7 +174,7 @@ async fn declare_durable(
     let mut created = false;
     if !who.namespace.queue(name).is_some_and(|entry| entry.queue.durable) {
         // Nobody claims the name of a transient queue that the broker named; do not put a durable one over it.
-        match engine.find_transient(&who.namespace, name).await {
+        match engine.find_transient(&who.namespace, name, Purpose::Look).await {
             Ok(found) if found.exclusive => {
                 return Err(BrokerError::ResourceLocked(name.to_owned()));
             }
@@ -180,7 +200,7 @@ async fn declare_durable(
     if let Some(what) = found.entry.as_ref().and_then(|entry| differs(declare, &entry.queue)) {
         return Err(BrokerError::Inequivalent { what, name: name.to_owned() });
     }
-    let counts = if created { QueueCounts::default() } else { count(engine, &found).await? };
+    let counts = if created { QueueCounts::default() } else { count(engine, &found, Purpose::Use).await? };
     Ok(QueueState { name: name.to_owned(), ready: counts.ready, consumers: counts.consumers, created })
 }
 
@@ -377,11 +397,11 @@ pub(crate) async fn delete(
     }
     let found = find_mine(engine, who, name).await?;
     if found.entry.is_some() {
-        let counts = count(engine, &found).await?;
+        let counts = count(engine, &found, Purpose::Look).await?;
         if if_unused && counts.consumers > 0 {
             return Err(BrokerError::InUse(name.to_owned()));
         }
-        if if_empty && counts.ready + counts.unacked > 0 {
+        if if_empty && counts.ready > 0 {
             return Err(BrokerError::NotEmpty(name.to_owned()));
         }
         delete_in_meta(engine, who, name, found.info.log, false).await?;
@@ -434,7 +454,7 @@ pub(crate) async fn delete_if_unused(engine: &Arc<Engine>, who: &ConnectionState
     let result = if durable {
         delete(engine, who, name, true, false).await.map(|_| ())
     } else {
-        match engine.find_transient(&who.namespace, name).await {
+        match engine.find_transient(&who.namespace, name, Purpose::Look).await {
             Err(BrokerError::NotFound { .. }) => forget_transient(engine, who, name).await,
             other => other.map(|_| ()),
         }

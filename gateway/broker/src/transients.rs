@@ -44,6 +44,15 @@ pub(crate) struct Owned {
     pub made: bool,
 }
 
+/// What a queue is asked about for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To know of it.
+    Look,
+    /// For a client that declares it again: one that ends after a time without use (`x-expires`) lives on.
+    Use,
+}
+
 /// A publish on its way to transient queues.
 #[derive(Debug)]
 struct Sent {
@@ -301,7 +310,7 @@ impl Engine {
         if begin {
             let (engine, namespace) = (self.clone(), namespace.clone());
             self.spawn(async move {
-                let found = engine.find_transient(&namespace, &name).await;
+                let found = engine.find_transient(&namespace, &name, Purpose::Look).await;
                 engine.send_held(&namespace, &name, found).await;
             });
         }
@@ -433,6 +442,7 @@ impl Engine {
         &self,
         namespace: &Namespace,
         name: &str,
+        purpose: Purpose,
     ) -> Result<v1::TransientQueue, BrokerError> {
         let unknown = BrokerError::Unavailable("the cluster is not known yet");
         let shard = self.view.transient_shard(namespace.id, name).ok_or(unknown)?;
@@ -442,6 +452,7 @@ impl Engine {
                 shard: shard.0,
                 namespace: namespace.id.0,
                 name: name.to_owned(),
+                r#use: purpose == Purpose::Use,
             })
         };
         match self.ask_for(shard, name, find).await? {
@@ -515,7 +526,8 @@ impl Engine {
             let log = match self.transients.log(namespace, &place.queue) {
                 Some(log) => Ok(log),
                 None => {
-                    self.find_transient(&place.namespace, &place.queue).await.map(|found| LogId(found.log))
+                    let found = self.find_transient(&place.namespace, &place.queue, Purpose::Look).await;
+                    found.map(|found| LogId(found.log))
                 }
             };
             match log {

@@ -168,7 +168,33 @@ async fn a_message_goes_from_publish_to_ack() {
     assert!(again.delivery.redelivered);
     control.unbind(binding).await.unwrap();
     assert_eq!(publish(&mut connection, "amq.topic", "a.b", 1, &number(1)), Routed::Unroutable);
+    publish(&mut connection, "", "q", 1001, &number(8));
+    let _ = connection.flush();
     assert!(matches!(control.delete_queue("q", false, true).await, Err(BrokerError::NotEmpty(_))));
+    assert!(control.get("q").await.unwrap().is_some());
+    // As in RabbitMQ, what is out does not count.
+    assert_eq!(control.delete_queue("q", false, true).await, Ok(0));
+    drop(connection);
+    broker.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_declare_renews_the_time_of_a_queue_without_use() {
+    let (fake, broker) = start().await;
+    let (connection, _events) = connect(&broker).await;
+    let control = connection.control();
+    let transient = declare(QueueName::Given("transient".into()), false);
+    for (name, declare) in [("durable", given("durable")), ("transient", transient)] {
+        control.declare_queue(declare).await.unwrap();
+        let before = fake.lock().uses;
+        control.queue(name).await.unwrap();
+        broker.admin().queues("/", true).await.unwrap();
+        assert_eq!(fake.lock().uses, before, "{name}: a look at it, or a list");
+        control.stat(name).await.unwrap();
+        assert_eq!(fake.lock().uses, before + 1, "{name}: declared again");
+        control.delete_queue(name, false, false).await.unwrap();
+        assert_eq!(fake.lock().uses, before + 1, "{name}: deleted");
+    }
     drop(connection);
     broker.shutdown(Duration::ZERO).await;
 }

@@ -37,6 +37,13 @@ impl Delivery {
         self.transients.find(namespace, &Bytes::copy_from_slice(name))
     }
 
+    /// The transient queue of this name was declared again: its time without use begins anew.
+    pub fn transient_use(&mut self, now: Mono, namespace: NamespaceId, name: &[u8]) {
+        if let Some(log) = self.transients.touch(now, namespace, &Bytes::copy_from_slice(name)) {
+            self.agenda.mark(queue(log));
+        }
+    }
+
     /// Deletes one; how many messages were ready in it. Its consumers are cancelled.
     ///
     /// Errors: [`Refused::UnknownLog`], [`Refused::InUse`], [`Refused::NotEmpty`].

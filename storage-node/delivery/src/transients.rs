@@ -116,6 +116,13 @@ impl Transients {
         self.info(*self.names.get(&(namespace, name.clone()))?, false)
     }
 
+    /// The queue of this name is used now, if it is here.
+    pub fn touch(&mut self, now: Mono, namespace: NamespaceId, name: &Bytes) -> Option<LogId> {
+        let log = *self.names.get(&(namespace, name.clone()))?;
+        self.queues.get_mut(&log)?.touch(now);
+        Some(log)
+    }
+
     /// Deletes one; how many messages it had.
     pub fn delete(
         &mut self,

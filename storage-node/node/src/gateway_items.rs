@@ -126,7 +126,7 @@ impl Host {
         match &item {
             I::Attach(i) => self.usage.touch(LogId(i.log), turn.now, true),
             I::Get(i) => self.usage.touch(LogId(i.log), turn.now, false),
-            I::LogStat(i) => self.usage.touch(LogId(i.log), turn.now, false),
+            I::LogStat(i) if i.r#use => self.usage.touch(LogId(i.log), turn.now, false),
             I::EnsureLog(i) => self.usage.touch(LogId(i.log), turn.now, false),
             _ => {}
         }
@@ -142,7 +142,11 @@ impl Host {
             }
             I::TransientDeclare(i) => self.transient_declare(turn, host, i),
             I::TransientFind(i) => {
-                let found = host.delivery.transient_find(NamespaceId(i.namespace), i.name.as_bytes());
+                let (namespace, name) = (NamespaceId(i.namespace), i.name.as_bytes());
+                if i.r#use {
+                    host.delivery.transient_use(turn.now, namespace, name);
+                }
+                let found = host.delivery.transient_find(namespace, name);
                 let result = found.map_or(answer_refused(i.request, v1::Refused::UnknownLog), |info| {
                     answer(i.request, answer::Result::Transient(transient(info)))
                 });

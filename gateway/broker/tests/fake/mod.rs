@@ -73,6 +73,8 @@ pub struct State {
     pub depose: bool,
     /// Its term.
     pub term: u64,
+    /// Questions about queues that renew their time without use.
+    pub uses: u64,
 }
 
 /// The node. Clone it into its services.

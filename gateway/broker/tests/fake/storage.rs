@@ -163,10 +163,13 @@ impl State {
                 }
             }
             Up::Get(get) => self.get(get),
-            Up::LogStat(stat) => match self.counts(stat.log) {
-                Some(counts) => self.answer(stat.request, answer::Result::Counts(counts)),
-                None => self.refuse(stat.request, v1::Refused::UnknownLog),
-            },
+            Up::LogStat(stat) => {
+                self.uses += u64::from(stat.r#use);
+                match self.counts(stat.log) {
+                    Some(counts) => self.answer(stat.request, answer::Result::Counts(counts)),
+                    None => self.refuse(stat.request, v1::Refused::UnknownLog),
+                }
+            }
             Up::EnsureLog(ensure) => {
                 self.logs.entry(ensure.log).or_default();
                 self.answer(ensure.request, answer::Result::Done(0));
@@ -218,10 +221,13 @@ impl State {
                     self.tell(Down::Leader(v1::Leader { shard: 1, term, node: 1, request: 0 }));
                 }
             }
-            Up::TransientFind(find) => match self.find_transient(&find.name) {
-                Some(found) => self.answer(find.request, answer::Result::Transient(found)),
-                None => self.refuse(find.request, v1::Refused::UnknownLog),
-            },
+            Up::TransientFind(find) => {
+                self.uses += u64::from(find.r#use);
+                match self.find_transient(&find.name) {
+                    Some(found) => self.answer(find.request, answer::Result::Transient(found)),
+                    None => self.refuse(find.request, v1::Refused::UnknownLog),
+                }
+            }
             Up::TransientDelete(delete) => {
                 self.logs.retain(|log, queue| match &queue.transient {
                     Some((_, owner)) => *log != delete.log && (delete.owner == 0 || *owner != delete.owner),

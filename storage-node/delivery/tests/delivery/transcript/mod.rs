@@ -12,7 +12,7 @@
 //! wait MS       leader TERM           reported G          close G     link-lost G
 //! lease on|off  hold-work on|off
 //! declare G/CONNECTION NAME [exclusive] [auto-delete] [ttl=MS] [expires=MS] [single-active]
-//! find NAME     send NAME... m1 [ttl=MS] [prio=N]     tack G NAME m1 ...    treturn G NAME m1 ...
+//! find NAME [use]     send NAME... m1 [ttl=MS] [prio=N]     tack G NAME m1 ...    treturn G NAME m1 ...
 //! delete NAME [if-unused] [if-empty]     delete-owned G/CONNECTION     tpurge NAME
 //! ```
 //! Messages are named by their bodies; `#` begins a comment.

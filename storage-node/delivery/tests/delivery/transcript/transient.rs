@@ -35,6 +35,9 @@ impl Story {
                 ));
             }
             "find" => {
+                if words.has("use") {
+                    self.world.delivery.transient_use(now, NamespaceId(1), words.plain[1].as_bytes());
+                }
                 let found = self.world.delivery.transient_find(NamespaceId(1), words.plain[1].as_bytes());
                 said.push(found.map_or("unknown".into(), |info| Story::show_counts(&info.counts)));
             }
