@@ -202,11 +202,64 @@ fn failures_of_a_user_are_limited_right_or_wrong_and_by_address() {
         }
     }
     assert!((20..=22).contains(&failed), "{failed}");
-    // Else guesses against the cache would be free.
-    assert!(matches!(verifier.begin(&right, now), Begun::Throttled(_)));
     let elsewhere = Login { address: IpAddr::from([10, 0, 0, 2]), ..right };
     assert!(matches!(verifier.begin(&elsewhere, now), Begun::Accepted), "nobody locks ann out from afar");
     assert!(matches!(verifier.begin(&right, now + USER_FAILURE_EVERY), Begun::Accepted));
+}
+
+/// Fails until the user, or the address, is throttled.
+fn throttle(verifier: &mut Verifier, wrong: &Login<'_>, mut now: Instant) -> Instant {
+    loop {
+        match verifier.begin(wrong, now) {
+            Begun::Check(check) => {
+                verifier.finish(check.decided(false), Duration::from_millis(1), now);
+            }
+            Begun::Wait(wait) => now += wait,
+            _ => return now,
+        }
+    }
+}
+
+#[test]
+fn a_neighbour_with_a_wrong_password_does_not_lock_out_who_was_right_before() {
+    let (mut verifier, now) = (verifier(), Instant::now());
+    let right = login("ann", Some(HASH), b"right");
+    let by_cache = Login { address: IpAddr::from([10, 0, 0, 2]), ..right };
+    let wrong = login("ann", Some(HASH), b"x");
+    let wrong_there = Login { address: by_cache.address, ..wrong };
+    assert_eq!(decide(&mut verifier, &right, true, now), Some(Outcome::Accepted));
+    assert!(matches!(verifier.begin(&by_cache, now), Begun::Accepted));
+    let now = throttle(&mut verifier, &wrong, now);
+    let now = throttle(&mut verifier, &wrong_there, now);
+    assert!(matches!(verifier.begin(&wrong, now), Begun::Throttled(_)));
+    assert!(matches!(verifier.begin(&right, now), Begun::Accepted));
+    assert!(matches!(verifier.begin(&by_cache, now), Begun::Accepted), "it need not have been hashed there");
+    // One that retries each second does not change that.
+    let mut later = now;
+    for _ in 0..600 {
+        later += Duration::from_secs(1);
+        throttle(&mut verifier, &wrong, later);
+        assert!(matches!(verifier.begin(&right, later), Begun::Accepted));
+    }
+}
+
+#[test]
+fn guesses_beyond_the_limits_are_limited_too_and_know_nothing_of_other_networks() {
+    let (mut verifier, now) = (verifier(), Instant::now());
+    let right = login("ann", Some(HASH), b"right");
+    let wrong = login("ann", Some(HASH), b"x");
+    let stranger = IpAddr::from([192, 0, 2, 1]);
+    assert_eq!(decide(&mut verifier, &right, true, now), Some(Outcome::Accepted));
+    let now = throttle(&mut verifier, &Login { address: stranger, ..wrong }, now);
+    let lucky = Login { address: stranger, ..right };
+    assert!(matches!(verifier.begin(&lucky, now), Begun::Throttled(_)), "never right from there");
+
+    let now = throttle(&mut verifier, &wrong, now);
+    for _ in 0..LOOKS_BURST {
+        assert!(matches!(verifier.begin(&wrong, now), Begun::Throttled(_)));
+    }
+    assert!(matches!(verifier.begin(&right, now), Begun::Throttled(_)), "a guess that nobody looked at");
+    assert!(matches!(verifier.begin(&right, now + LOOK_EVERY), Begun::Accepted));
 }
 
 #[test]

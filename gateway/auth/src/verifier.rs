@@ -4,7 +4,9 @@
 //! to [`Verifier::finish`]; on [`Begun::Wait`] sleep that long and begin again. Time is always a parameter.
 //! Danger: limits are asked before the cache, or guesses against the cache would be free. A check takes its share
 //! of every limit when it begins and gets it back when the password was right: so many guesses at once are
-//! limited too, and right passwords are not.
+//! limited too, and right passwords are not. One exception, so that a neighbour with a wrong password does not lock
+//! others out: beyond the limits a login passes that succeeded before from the same network; looking whether it did
+//! has a limit of its own ([`LOOK_EVERY`]).
 //! Called by the broker; cheap enough for its runtime's threads, except [`Check::run`].
 
 use crate::Secret;
@@ -31,6 +33,11 @@ pub const USER_FAILURES_BURST: u32 = 20;
 pub const ADDRESS_FAILURE_EVERY: Duration = Duration::from_millis(500);
 /// ... and this many at once.
 pub const ADDRESS_FAILURES_BURST: u32 = 100;
+/// Beyond these limits: logins from one address that are looked for among those that succeeded from there, and were
+/// not among them: one per this time ...
+pub const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// ... and this many at once.
+pub const LOOKS_BURST: u32 = 200;
 /// Of a core's time, one part in this many goes into failed checks.
 pub const BUDGET_SHARE: u32 = 10;
 /// Processor time that checks may take ahead of that share; also bounds how many run at once.
@@ -97,6 +104,8 @@ type Network = IpAddr;
 #[derive(Debug, Clone)]
 struct Taken {
     digest: Digest,
+    /// With the network that it came from.
+    here: Digest,
     user: (String, Network),
     cost: Duration,
 }
@@ -144,6 +153,9 @@ pub struct Verifier {
     mac: Hmac<Sha256>,
     impossible: String,
     cache: Cache,
+    /// Those that succeeded, each with the network that it came from.
+    known: Cache,
+    looks: Buckets<Network>,
     /// Checks under way, and since when.
     checking: HashMap<Digest, Instant>,
     users: Buckets<(String, Network)>,
@@ -166,6 +178,8 @@ impl Verifier {
             mac: Hmac::new(&password::random::<64, R>(rng).into()),
             impossible: password::impossible_hash(rng),
             cache: Cache::default(),
+            known: Cache::default(),
+            looks: Buckets::new(LOOK_EVERY, LOOKS_BURST),
             checking: HashMap::new(),
             users: Buckets::new(USER_FAILURE_EVERY, USER_FAILURES_BURST),
             addresses: Buckets::new(ADDRESS_FAILURE_EVERY, ADDRESS_FAILURES_BURST),
@@ -179,14 +193,15 @@ impl Verifier {
         let network = network(login.address);
         // Names that nobody can have share a bucket.
         let user = ((if login.user.len() > USER_BYTES_MAX { "" } else { login.user }).to_owned(), network);
-        let throttled = self.users.wait(&user, now).max(self.addresses.wait(&network, now));
-        if !throttled.is_zero() {
-            return Begun::Throttled(throttled);
-        }
         // An unknown user, and a hash that is not ours to compute, cost what a wrong password costs.
         let hash = login.hash.filter(|hash| password::is_affordable(hash)).unwrap_or(&self.impossible);
-        let digest = digest(self.mac.clone(), login, hash);
+        let (digest, here) = digests(self.mac.clone(), login, hash, network);
+        let throttled = self.users.wait(&user, now).max(self.addresses.wait(&network, now));
+        if !throttled.is_zero() {
+            return self.begin_throttled(&here, network, throttled, now);
+        }
         if self.cache.contains(&digest) {
+            self.known.insert(here);
             return Begun::Accepted;
         }
         self.checking.retain(|_, since| now.saturating_duration_since(*since) < CHECK_ABANDONED_AFTER);
@@ -209,10 +224,22 @@ impl Verifier {
         // A password beyond any that was ever set is not worth a copy: it is wrong.
         let password = Secret::new(login.password.get(..PASSWORD_BYTES_MAX + 1).unwrap_or(login.password));
         Begun::Check(Check {
-            taken: Taken { digest, user, cost: self.cost },
+            taken: Taken { digest, here, user, cost: self.cost },
             password,
             hash: hash.to_owned(),
         })
+    }
+
+    /// A login beyond the limits passes if it succeeded before from its network.
+    fn begin_throttled(&mut self, here: &Digest, network: Network, wait: Duration, now: Instant) -> Begun {
+        if !self.looks.wait(&network, now).is_zero() {
+            return Begun::Throttled(wait);
+        }
+        if self.known.contains(here) {
+            return Begun::Accepted;
+        }
+        self.looks.take(&network, now);
+        Begun::Throttled(wait)
     }
 
     /// Ends a login; `took` is the processor time of [`Check::run`], or its duration.
@@ -226,26 +253,33 @@ impl Verifier {
             self.users.give(&taken.user, now);
             self.addresses.give(&taken.user.1, now);
             self.cache.insert(taken.digest);
+            self.known.insert(taken.here);
             return Outcome::Accepted;
         }
         self.budget.take(took * BUDGET_SHARE, now);
         Outcome::Refused
     }
 
-    /// Successful checks in the cache.
+    /// Successful checks in the larger cache.
     #[cfg(test)]
     pub(crate) fn remembered(&self) -> usize {
-        self.cache.young.len() + self.cache.old.len()
+        (self.cache.young.len() + self.cache.old.len()).max(self.known.young.len() + self.known.old.len())
     }
 }
 
-/// What the cache knows of a login. Its key is secret, so that looking it up may take whatever time it takes.
-fn digest(mut mac: Hmac<Sha256>, login: &Login<'_>, hash: &str) -> Digest {
+/// What the caches know of a login: from anywhere, and from its network. The key is secret, so that looking one up may
+/// take whatever time it takes.
+fn digests(mut mac: Hmac<Sha256>, login: &Login<'_>, hash: &str, network: Network) -> (Digest, Digest) {
     for part in [login.user.as_bytes(), hash.as_bytes(), login.password] {
         mac.update(&(part.len() as u64).to_le_bytes());
         mac.update(part);
     }
-    mac.finalize().into_bytes().into()
+    let mut here = mac.clone();
+    match network {
+        IpAddr::V4(v4) => here.update(&v4.octets()),
+        IpAddr::V6(v6) => here.update(&v6.octets()),
+    }
+    (mac.finalize().into_bytes().into(), here.finalize().into_bytes().into())
 }
 
 fn network(address: IpAddr) -> Network {
@@ -278,6 +312,9 @@ impl Cache {
     }
 
     fn insert(&mut self, digest: Digest) {
+        if self.young.contains(&digest) {
+            return;
+        }
         if self.young.len() >= CACHE_ENTRIES_MAX / 2 {
             self.old = std::mem::take(&mut self.young);
         }
