@@ -108,6 +108,11 @@ impl Config {
         require(amqp.handshake_ms_max >= 100, "gateway.amqp.handshake_ms_max", "at least 100")?;
         require(amqp.channel_max >= 1, "gateway.amqp.channel_max", "at least 1")?;
         require(amqp.message_bytes_max <= 1 << 30, "gateway.amqp.message_bytes_max", "at most 1 GiB")?;
+        require(
+            self.gateway.pending_bytes_max >= 16 << 20,
+            "gateway.pending_bytes_max",
+            "at least 16777216",
+        )?;
         let tls = &self.tls;
         let given = [&tls.ca, &tls.cert, &tls.key].iter().filter(|file| file.is_some()).count();
         require(given == 0 || given == 3, "tls", "all of ca, cert and key, or none of them")
@@ -164,6 +169,8 @@ mod tests {
     fn a_time_that_refuses_every_client_is_refused() {
         let error = format!("{:#}", load("[gateway.amqp]\nhandshake_ms_max = 0\n").unwrap_err());
         assert!(error.contains("gateway.amqp.handshake_ms_max"), "{error}");
+        let error = format!("{:#}", load("[gateway]\npending_bytes_max = 1\n").unwrap_err());
+        assert!(error.contains("gateway.pending_bytes_max"), "{error}");
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct BrokerConfig {
     pub shard_pending_bytes_max: usize,
     /// Bytes of publishes waiting for their outcome, per connection, at which it must wait.
     pub connection_pending_bytes_max: usize,
+    /// Bytes of publishes waiting for their outcome, of all connections, at which they must wait; and bytes of events that
+    /// their adapters have not taken, beyond which those that hold more than their share are closed.
+    pub pending_bytes_max: usize,
     /// How long a rare operation waits for storage.
     pub operation_timeout: Duration,
     /// Reads binding arguments for headers exchanges.
@@ -60,6 +63,7 @@ impl BrokerConfig {
             message_bytes_max: 128 << 20,
             shard_pending_bytes_max: 64 << 20,
             connection_pending_bytes_max: 8 << 20,
+            pending_bytes_max: 2 << 30,
             operation_timeout: Duration::from_secs(15),
             arguments: |_| Vec::new(),
             tls: None,
@@ -299,7 +303,8 @@ impl Broker {
         }
         let id = ConnectionId(engine.next_id());
         let hash = user.password_hash.as_str().into();
-        let state = ConnectionState::new(id, identity.clone(), found, info, permissions, hash);
+        let budget = engine.budget.clone();
+        let state = ConnectionState::new(id, identity.clone(), found, info, permissions, hash, budget);
         let state = Arc::new(state);
         engine.add_connection(state.clone());
         // Registered: what changes from here on reaches it. What changed just before is looked at once more.

@@ -275,7 +275,9 @@ impl Connection {
         if self.tickets > 0 {
             metrics::counter!("longshore_gateway_publishes_total").increment(self.tickets);
         }
-        self.state.submit(std::mem::take(&mut self.tickets), std::mem::take(&mut self.bytes));
+        let bytes = std::mem::take(&mut self.bytes);
+        self.engine.budget.submit(bytes);
+        self.state.submit(std::mem::take(&mut self.tickets), bytes);
         let shard_max = self.engine.config.shard_pending_bytes_max;
         self.full.clear();
         for Gather { shard, handover } in self.gathers.drain(..) {
@@ -305,6 +307,7 @@ impl Connection {
     fn has_room(&self, pending_bytes_max: usize) -> bool {
         let shard_max = self.engine.config.shard_pending_bytes_max;
         self.state.pending_bytes() <= pending_bytes_max
+            && self.engine.budget.may_publish()
             && self.engine.lease.holds()
             && self.full.iter().all(|shard| shard.pending_bytes() <= shard_max)
     }

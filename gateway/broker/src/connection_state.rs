@@ -1,6 +1,7 @@
 //! What the broker knows of a client connection; shared by its handles, the engine and whoever delivers to it.
 
 use crate::api::*;
+use crate::budget::Budget;
 use crate::events::EventQueue;
 use crate::mail::{Letter, Settlements};
 use crate::metadata::Namespace;
@@ -98,6 +99,7 @@ impl ConnectionState {
         info: ConnectionInfo,
         permissions: Permissions,
         password_hash: Box<str>,
+        budget: Arc<Budget>,
     ) -> ConnectionState {
         ConnectionState {
             id,
@@ -105,7 +107,7 @@ impl ConnectionState {
             namespace,
             info,
             password_hash,
-            events: Arc::default(),
+            events: Arc::new(EventQueue::new(budget)),
             permissions: RwLock::new(Arc::new(permissions)),
             permissions_version: AtomicU64::new(0),
             consumers: Mutex::default(),

@@ -5,6 +5,7 @@
 
 use crate::api::*;
 use crate::broker::BrokerConfig;
+use crate::budget::Budget;
 use crate::connection_state::ConnectionState;
 use crate::lease::Lease;
 use crate::mail::Mail;
@@ -57,6 +58,7 @@ pub(crate) struct Engine {
     pub meta: MetaBatch,
     pub requests: Requests,
     pub transients: Transients,
+    pub budget: Arc<Budget>,
     runtime: tokio::runtime::Handle,
     shards: RwLock<HashMap<ShardId, Arc<Shard>>>,
     links: Mutex<HashMap<NodeId, (String, tokio::task::AbortHandle)>>,
@@ -81,6 +83,7 @@ impl Engine {
         revision: tokio::sync::watch::Receiver<u64>,
         meta: MetaBatch,
     ) -> Engine {
+        let budget = config.pending_bytes_max;
         Engine {
             session,
             revision,
@@ -90,6 +93,7 @@ impl Engine {
             meta,
             requests: Requests::default(),
             transients: Transients::default(),
+            budget: Arc::new(Budget::new(budget)),
             runtime: tokio::runtime::Handle::current(),
             shards: RwLock::default(),
             links: Mutex::default(),
@@ -375,6 +379,8 @@ impl Engine {
     pub fn post(&self, mail: Mail) {
         let connections = self.connections.read().unwrap_or_else(PoisonError::into_inner);
         for (id, letter) in mail.into_letters() {
+            // Also of a connection that is gone.
+            self.budget.complete(letter.bytes);
             if let Some(connection) = connections.get(&id) {
                 connection.receive(letter);
             }

@@ -2,11 +2,13 @@
 //! costs no wake-up of its own.
 
 use crate::api::*;
+use crate::budget::Budget;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// What a connection may leave untaken, in bytes of bodies and 64 for each event line; beyond, it is closed.
+/// What a connection may leave untaken, in bytes of bodies and 64 for each event line; beyond, it is closed. So it is
+/// when it holds more than its share while all connections together hold too much ([`Budget`]).
 /// Credit and the bound of pending publishes keep well-behaved adapters far below.
 const WEIGHT_MAX: usize = 512 << 20;
 const LINE_WEIGHT: usize = 64;
@@ -20,10 +22,17 @@ struct Inner {
 }
 
 /// Shared by the broker (which pushes) and one [`EventReceiver`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct EventQueue {
     inner: Mutex<Inner>,
     notify: Notify,
+    budget: Arc<Budget>,
+}
+
+impl Drop for EventQueue {
+    fn drop(&mut self) {
+        self.budget.remove_queue(self.lock().weight);
+    }
 }
 
 fn weight(event: &Event) -> usize {
@@ -35,6 +44,12 @@ fn weight(event: &Event) -> usize {
 }
 
 impl EventQueue {
+    /// Without an event.
+    pub fn new(budget: Arc<Budget>) -> EventQueue {
+        budget.add_queue();
+        EventQueue { inner: Mutex::default(), notify: Notify::new(), budget }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -45,10 +60,14 @@ impl EventQueue {
         if inner.ended {
             return;
         }
-        inner.weight += weight(&event);
-        if inner.weight > WEIGHT_MAX {
+        let weight = weight(&event);
+        inner.weight += weight;
+        let has_room = self.budget.add_event(weight, inner.weight);
+        if inner.weight > WEIGHT_MAX || !has_room {
+            self.budget.remove_event(inner.weight);
             inner.events.clear();
             inner.events.push_back(Event::Close(CloseReason::Overrun));
+            inner.weight = 0;
             inner.ended = true;
         } else {
             match (inner.events.back_mut(), event) {
@@ -82,7 +101,10 @@ impl EventQueue {
         let mut inner = self.lock();
         let event = inner.events.pop_front();
         if let Some(event) = &event {
-            inner.weight = inner.weight.saturating_sub(weight(event));
+            // The last one was never counted.
+            let weight = weight(event).min(inner.weight);
+            inner.weight -= weight;
+            self.budget.remove_event(weight);
         }
         (event, inner.ended)
     }
@@ -114,5 +136,45 @@ impl EventReceiver {
     /// An event that is there already.
     pub fn try_recv(&mut self) -> Option<Event> {
         self.queue.pop().0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(count: usize) -> Event {
+        let line = Published { channel: 1, token: 1, result: PublishResult::Stored };
+        Event::Published(vec![line; count])
+    }
+
+    #[test]
+    fn whoever_takes_nothing_is_closed_and_the_others_go_on() {
+        // Room for 100 lines in all.
+        let budget = Arc::new(Budget::new(100 * LINE_WEIGHT));
+        let queues: Vec<_> = (0..4).map(|_| Arc::new(EventQueue::new(budget.clone()))).collect();
+        let mut receivers: Vec<_> = queues.iter().map(|queue| EventReceiver::new(queue.clone())).collect();
+        for _ in 0..60 {
+            for (queue, receiver) in queues.iter().zip(&mut receivers).skip(1) {
+                queue.push(lines(1));
+                assert!(matches!(receiver.try_recv(), Some(Event::Published(_))));
+            }
+            queues[0].push(lines(1));
+        }
+        assert_eq!(budget.events(), 60 * LINE_WEIGHT, "one that is slow may have what the others do not use");
+        queues[1].push(lines(20));
+        queues[2].push(lines(20));
+        queues[3].push(lines(20));
+        assert_eq!(budget.events(), 120 * LINE_WEIGHT, "too much, but these hold less than their share");
+        queues[0].push(lines(1));
+        assert!(matches!(receivers[0].try_recv(), Some(Event::Close(CloseReason::Overrun))));
+        for receiver in &mut receivers[1..] {
+            assert!(matches!(receiver.try_recv(), Some(Event::Published(lines)) if lines.len() == 20));
+        }
+        assert_eq!(budget.events(), 0);
+        queues[2].push(lines(7));
+        queues[2].close(CloseReason::Shutdown);
+        drop((queues, receivers));
+        assert_eq!(budget.events(), 0, "what nobody took goes with its connection");
     }
 }

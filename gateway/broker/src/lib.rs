@@ -12,6 +12,7 @@
 //! | [`session`] | numbered batches and consumers of one session in one shard | pure |
 //! | [`broker`], [`connection`], [`control`], [`admin`] | the API's handles | runtime |
 //! | `engine`, `shard`, `link`, `outbox` | one session: its shards and streams | runtime |
+//! | `budget`, `events` | what all connections may hold, what one has not taken | pure |
 //! | `requests`, `queues`, `transients` | questions to leaders; queues of both kinds | runtime |
 //! | `meta_client`, `meta_batch`, `watch`, `lease` | talking to meta | runtime |
 //!
@@ -24,6 +25,7 @@
 pub mod admin;
 pub mod api;
 pub mod broker;
+mod budget;
 pub mod connection;
 mod connection_state;
 pub mod control;

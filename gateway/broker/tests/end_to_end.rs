@@ -15,9 +15,14 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 async fn start() -> (Fake, Broker) {
+    start_with(|_| {}).await
+}
+
+async fn start_with(change: impl FnOnce(&mut BrokerConfig)) -> (Fake, Broker) {
     let fake = Fake::start().await;
     let mut config = BrokerConfig::new(vec![fake.address.to_string()], "test");
     config.operation_timeout = Duration::from_secs(5);
+    change(&mut config);
     let broker = Broker::start(config, PATIENCE).await.unwrap();
     (fake, broker)
 }
@@ -196,6 +201,34 @@ async fn only_a_declare_renews_the_time_of_a_queue_without_use() {
         assert_eq!(fake.lock().uses, before + 1, "{name}: deleted");
     }
     drop(connection);
+    broker.shutdown(Duration::ZERO).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_connections_wait_while_they_have_too_much_pending_together() {
+    let (fake, broker) = start_with(|config| config.pending_bytes_max = 100_000).await;
+    let (mut connection, mut events) = connect(&broker).await;
+    let (mut other, _others) = connect(&broker).await;
+    connection.control().declare_queue(given("q")).await.unwrap();
+    fake.lock().silent = true;
+    publish(&mut other, "", "q", 1, &number(1));
+    assert_eq!(other.flush(), Flow::Open);
+    publish(&mut connection, "", "q", 2, &[Bytes::from(vec![7; 100_000])]);
+    assert_eq!(connection.flush(), Flow::Wait);
+    assert_eq!(other.flush(), Flow::Wait, "whoever it is from");
+    fake.lock().silent = false;
+    fake.cut_links();
+    tokio::time::timeout(PATIENCE, other.writable()).await.expect("writable again");
+    assert_eq!(published(&mut events, 1).await[0].result, PublishResult::Stored);
+    // What a connection had pending when it went is given back with its outcome.
+    fake.lock().silent = true;
+    publish(&mut connection, "", "q", 3, &[Bytes::from(vec![7; 100_000])]);
+    drop((connection, events));
+    assert_eq!(other.flush(), Flow::Wait);
+    fake.lock().silent = false;
+    fake.cut_links();
+    tokio::time::timeout(PATIENCE, other.writable()).await.expect("writable again");
+    drop(other);
     broker.shutdown(Duration::ZERO).await;
 }
 

@@ -23,6 +23,9 @@ pub struct GatewayConfig {
     pub connections_per_address_max: u32,
     /// Connections in all.
     pub connections_max: u32,
+    /// Bytes of publishes without an outcome, of all connections, at which none is read from; and of deliveries and confirms
+    /// that clients do not take, beyond which those that hold more than their share are closed. At least 16 MiB.
+    pub pending_bytes_max: u64,
 }
 
 impl Default for GatewayConfig {
@@ -36,6 +39,7 @@ impl Default for GatewayConfig {
             proxy_protocol_from: Vec::new(),
             connections_per_address_max: 20_000,
             connections_max: 50_000,
+            pending_bytes_max: 2 << 30,
         }
     }
 }

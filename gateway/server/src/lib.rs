@@ -196,6 +196,7 @@ async fn start_broker(config: &GatewayConfig, tls: &TlsConfig) -> Result<Broker,
         .filter(|(_, address)| !address.is_empty())
         .map(|(protocol, address)| format!("{protocol}={address}"))
         .collect();
+    broker.pending_bytes_max = usize::try_from(config.pending_bytes_max).unwrap_or(usize::MAX);
     broker.message_bytes_max = config.amqp.message_bytes_max;
     broker.arguments = longshore_amqp::binding_arguments;
     if !config.plain_storage {
