@@ -14,6 +14,7 @@ use clap::Parser;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
+    longshore_gateway::contain::abort_on_others();
     let args = args::Args::parse();
     match args.run() {
         Ok(()) => std::process::ExitCode::SUCCESS,

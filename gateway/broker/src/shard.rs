@@ -18,7 +18,7 @@ use longshore_proto::v1::{self, gateway_item::Item};
 use longshore_wire::record::{NO_CLIENT_TIME, Record};
 use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, NodeId, Offset, SessionId, ShardId, Term, outcome};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Whose a consumer is.
@@ -95,7 +95,12 @@ impl Shard {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(|poisoned| {
+            let state = poisoned.into_inner();
+            // Whoever changed it did not come to its end: a new session begins with new shards.
+            state.lease.lose();
+            state
+        })
     }
 
     /// Acts on the state and then sends what may go.

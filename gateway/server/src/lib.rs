@@ -4,6 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`config`] | the gateway's settings |
+//! | [`contain`] | one client's panic ends that client's connection only |
 //! | [`http`] | health, metrics, management |
 //! | [`limits`] | connections in all and per address |
 //! | [`listener`] | accept, PROXY protocol, TLS, then the protocol's adapter |
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod contain;
 pub mod http;
 pub mod limits;
 pub mod listener;

@@ -1,6 +1,7 @@
 //! Accepts connections: bounds first, then PROXY protocol, then TLS, then the protocol's adapter, each connection
 //! in a task of its own. All before the adapter within the handshake time.
 
+use crate::contain::contain;
 use crate::limits::{Limits, Place};
 use crate::proxy::{self, Sources};
 use longshore_amqp::AmqpConfig;
@@ -81,7 +82,7 @@ impl Acceptor {
             return;
         }
         let acceptor = self.clone();
-        tokio::spawn(async move { acceptor.serve(stream, peer, place.flatten()).await });
+        tokio::spawn(contain(async move { acceptor.serve(stream, peer, place.flatten()).await }));
     }
 
     async fn serve(self, mut stream: TcpStream, peer: SocketAddr, place: Option<Place>) {

@@ -12,6 +12,7 @@
 //! | [`config`] | the node's settings |
 //! | `bootstrap` | forming, joining or finding again a cluster |
 //! | `store_thread`, `log_thread`, `workers` | the threads |
+//! | `ends` | the end of one thread, by a panic too, ends the node |
 //! | `mailbox`, `registry` | the way in and the way out |
 //! | `services`, `peers`, `outbound` | gRPC |
 //! | `http` | health and metrics |
@@ -19,6 +20,7 @@
 
 mod bootstrap;
 pub mod config;
+mod ends;
 mod http;
 mod log_thread;
 mod mailbox;
@@ -31,6 +33,7 @@ mod workers;
 
 use bootstrap::Membership;
 use config::{EngineConfig, StorageConfig};
+use ends::{End, Ends};
 use http::StandingBoard;
 use longshore_auth::hash_password;
 use longshore_io::real::RealDisk;
@@ -150,9 +153,13 @@ impl StorageNode {
             peers_told,
         };
         tasks.spawn(async move {
-            if let Err(error) = main.run(listener).await {
-                tracing::error!(%error, "the storage node failed");
-                let _ = failed.send(Some(error.to_string()));
+            match main.run(listener).await {
+                Ok(()) => {}
+                Err(StartError::Stopped) => tracing::debug!("the storage node has stopped"),
+                Err(error) => {
+                    tracing::error!(%error, "the storage node failed");
+                    let _ = failed.send(Some(error.to_string()));
+                }
             }
         });
         Ok(StorageNode { address, standing, failure, mailbox, peers, stop, tasks })
@@ -329,7 +336,11 @@ impl Main {
             served = server.serve_with_incoming_shutdown(incoming(listener), until) => {
                 served.map_err(|error| StartError::Failed(error.to_string()))
             }
-            why = &mut threads => Err(StartError::Failed(why.unwrap_or_else(|_| "its threads ended".to_owned()))),
+            end = &mut threads => Err(match end {
+                Ok(Ok(())) => StartError::Stopped,
+                Ok(Err(why)) => StartError::Failed(why),
+                Err(_) => StartError::Failed("its threads ended".to_owned()),
+            }),
         }
     }
 
@@ -396,25 +407,18 @@ impl Main {
         outbound: Outbound,
         failed: watch::Sender<Option<String>>,
         id: NodeId,
-    ) -> Result<oneshot::Receiver<String>, StartError> {
-        let (ended, end) = oneshot::channel::<String>();
-        let ended = Arc::new(Mutex::new(Some(ended)));
-        let tell = move |why: String| {
-            let sender = ended.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-            if let Some(sender) = sender {
-                let _ = sender.send(why.clone());
-            }
-            let _ = failed.send(Some(why));
-        };
+    ) -> Result<oneshot::Receiver<End>, StartError> {
+        let (ends, end) = Ends::new(failed, &self.mailbox);
         let (writes, log_writes) = std::sync::mpsc::channel();
-        let workers = workers::Workers::start(&id.to_string(), &self.mailbox).map_err(StartError::Thread)?;
-        let (mailbox, log_peers, tell_log) = (self.mailbox.clone(), peers.clone(), tell.clone());
+        let workers =
+            workers::Workers::start(&id.to_string(), &self.mailbox, &ends).map_err(StartError::Thread)?;
+        let (mailbox, log_peers, log_ends) = (self.mailbox.clone(), peers.clone(), ends.clone());
         std::thread::Builder::new()
             .name(format!("log-{id}"))
             .spawn(move || {
+                let _watched = log_ends.watch("log");
                 if let Err(error) = log_thread::run(writer, &log_writes, &mailbox, &log_peers) {
-                    mailbox.close();
-                    tell_log(error.to_string());
+                    log_ends.tell(Err(error.to_string()));
                 }
             })
             .map_err(StartError::Thread)?;
@@ -433,8 +437,8 @@ impl Main {
         std::thread::Builder::new()
             .name(format!("store-{id}"))
             .spawn(move || {
-                let why = store.run().map_err(|error: NodeError| error.to_string());
-                tell(why.err().unwrap_or_else(|| "stopped".to_owned()));
+                let _watched = ends.watch("store");
+                ends.tell(store.run().map_err(|error: NodeError| error.to_string()));
             })
             .map_err(StartError::Thread)?;
         Ok(end)

@@ -1,6 +1,7 @@
 //! Threads for blocking work: reads that somebody waits for on one, jobs on the other, so that a rewrite never
 //! stands before a delivery.
 
+use crate::ends::Ends;
 use crate::mailbox::Mailbox;
 use longshore_node::{Input, Task};
 use std::io;
@@ -16,14 +17,17 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// Starts the threads. What is handed to them is bounded by the node, which asks for so much at once.
-    pub fn start(name: &str, mailbox: &Mailbox) -> io::Result<Workers> {
+    pub fn start(name: &str, mailbox: &Mailbox, ends: &Ends) -> io::Result<Workers> {
         let (urgent, urgent_tasks) = channel();
         let (other, other_tasks) = channel();
         let mut threads = Vec::new();
         for (role, tasks) in [("read", urgent_tasks), ("job", other_tasks)] {
-            let mailbox = mailbox.clone();
+            let (mailbox, watched) = (mailbox.clone(), ends.watch(role));
             let builder = std::thread::Builder::new().name(format!("{role}-{name}"));
-            threads.push(builder.spawn(move || run(&tasks, &mailbox))?);
+            threads.push(builder.spawn(move || {
+                let _watched = watched;
+                run(&tasks, &mailbox);
+            })?);
         }
         Ok(Workers { urgent, other, threads })
     }
