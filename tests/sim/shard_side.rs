@@ -18,6 +18,7 @@ const LIMITS: Limits = Limits {
     eager_batches: 8,
     eager_bytes: 4 << 10,
     part_bytes: 4 << 10,
+    parts_in_flight_max: 4,
     tries_max: 50,
 };
 
