@@ -140,11 +140,12 @@ impl Admin {
                     false => {
                         let found = engine.find_transient(&namespace, &entry.queue.name, Purpose::Look);
                         found.await.ok().map(|queue| queue.log)
-                    },
+                    }
                 };
                 if let Some(log) = log {
-                    let stat =
-                        |request| Item::LogStat(v1::LogStat { request, shard: shard.0, log, ..Default::default() });
+                    let stat = |request| {
+                        Item::LogStat(v1::LogStat { request, shard: shard.0, log, ..Default::default() })
+                    };
                     listing.counts = queues::counts_of(engine.ask_for(shard, &entry.queue.name, stat).await);
                 }
             }

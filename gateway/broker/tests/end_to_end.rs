@@ -238,15 +238,18 @@ async fn batches_without_an_outcome_go_again_and_are_stored_once() {
     let (mut connection, mut events) = connect(&broker).await;
     connection.control().declare_queue(given("q")).await.unwrap();
     fake.lock().silent = true;
+    let submissions = || fake.lock().submissions.values().sum::<u32>();
+    let mut before = 0;
     for n in 0..100 {
         publish(&mut connection, "", "q", n, &number(n));
         let _ = connection.flush();
         if n % 25 == 10 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            until("a batch is out on this stream", || submissions() > before).await;
+            before = submissions();
             fake.cut_links();
         }
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until("a batch is out on the last stream", || submissions() > before).await;
     fake.lock().silent = false;
     fake.cut_links();
     let lines = published(&mut events, 100).await;
@@ -278,10 +281,11 @@ async fn consumers_come_back_after_a_lost_stream_with_what_they_hold() {
     let offsets: Vec<u64> = rest.iter().map(|delivery| delivery.handle.offset.0).collect();
     assert_eq!(offsets, [2, 3], "what is held does not come again, and only the credit that is left counts");
     drop(connection);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let state = fake.lock();
-    let out = state.logs[&1].messages.iter().filter(|stored| stored.out.is_some() && !stored.done).count();
-    assert_eq!(out, 0, "what a gone connection held is given back");
+    until("what a gone connection held is given back", || {
+        let state = fake.lock();
+        state.logs[&1].messages.iter().all(|stored| stored.out.is_none() || stored.done)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -300,8 +304,7 @@ async fn a_full_disk_blocks_publishes_and_lets_acks_pass() {
     connection.settle(&got[0].handle, Settlement::Acked);
     let _ = connection.flush();
     assert!(matches!(next(&mut events).await, Event::Blocked(Some(_))));
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(fake.lock().logs[&1].messages[0].done, "the ack passed");
+    until("the ack passes", || fake.lock().logs[&1].messages[0].done).await;
     fake.lock().full = false;
     let mut seen = (false, false);
     while seen != (true, true) {
@@ -373,14 +376,18 @@ async fn reply_queues_need_no_meta_and_go_with_their_connection() {
     // The stream dies and the leader's memory with it: the queue is made again under its name.
     fake.lock().logs.retain(|_, queue| queue.transient.is_none());
     fake.cut_links();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let is_there = || {
+        let state = fake.lock();
+        state.logs.values().any(|log| log.transient.as_ref().is_some_and(|(name, _)| *name == queue.name))
+    };
+    until("the queue is made again", is_there).await;
     publish(&mut server, "", &queue.name, 20, &number(20));
     let _ = server.flush();
     assert_eq!(deliveries(&mut replies, 1).await[0].body.slices(), &number(20));
     assert_eq!(published(&mut events, 1).await[0].result, PublishResult::Stored);
 
     drop(requester);
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until("the queue goes with its connection", || !is_there()).await;
     publish(&mut server, "", &queue.name, 30, &number(30));
     let _ = server.flush();
     assert_eq!(published(&mut events, 1).await[0].result, PublishResult::Unroutable);
@@ -484,12 +491,9 @@ async fn without_its_lease_a_gateway_stops_and_starts_anew() {
     connection.control().declare_queue(given("q")).await.unwrap();
     let session = broker.session();
     fake.lock().deaf = true;
-    tokio::time::sleep(Duration::from_millis(3500)).await;
+    until("no renewal was answered for 3 s", || !broker.is_ready()).await;
     publish(&mut connection, "", "q", 1, &number(1));
-    assert_eq!(connection.flush(), Flow::Wait, "no renewal was answered for 3 s");
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(fake.bodies("q").is_empty(), "nothing is sent without a lease");
-    assert!(!broker.is_ready());
+    assert_eq!(connection.flush(), Flow::Wait);
     {
         let mut state = fake.lock();
         state.live.clear();
@@ -498,13 +502,7 @@ async fn without_its_lease_a_gateway_stops_and_starts_anew() {
     let close = next(&mut events).await;
     assert!(matches!(close, Event::Close(CloseReason::LeaseLost)), "{close:?}");
     drop(connection);
-    for _ in 0..100 {
-        if broker.is_ready() && broker.session() != session {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    assert!(broker.session() > session && broker.is_ready());
+    until("a new session", || broker.is_ready() && broker.session() > session).await;
     assert!(fake.bodies("q").is_empty(), "what had no outcome never goes out under another session");
     let (mut connection, mut events) = connect(&broker).await;
     publish(&mut connection, "", "q", 2, &number(2));
