@@ -1,9 +1,10 @@
 //! Clients on a gateway: producers that number their messages, consumers that ack, return and come back.
 
 use crate::sim::gateway::Gateway;
+use crate::sim::history::Rule;
 use crate::sim::machine::SHARDS;
 use crate::sim::shard_side::{ShardSide, joined};
-use crate::sim::world::{Queue, World};
+use crate::sim::world::{GATEWAYS, Queue, World};
 use bytes::Bytes;
 use longshore_broker::session::consumers::Wanted;
 use longshore_broker::session::sender::Appended;
@@ -19,6 +20,9 @@ const PRODUCERS: u64 = 4;
 const WINDOW: usize = 24;
 const CREDIT: u64 = 12;
 const CREDIT_BYTES: u64 = 1 << 30;
+const UNIFORM_BYTES: usize = 400;
+/// Messages that ask whether a shard still serves have producers from this number on.
+const PROBES: u64 = 9_000;
 
 /// What an outcome is for.
 #[derive(Debug)]
@@ -134,7 +138,7 @@ impl World {
 
     fn produce(&mut self, at: usize, index: usize) {
         let now = self.now;
-        let burst = 1 + self.rng.below(6);
+        let burst = if self.uniform { 1 } else { 1 + self.rng.below(6) };
         if now < self.gateways[at].clients.producers[index].next_at {
             return;
         }
@@ -149,6 +153,9 @@ impl World {
     }
 
     fn publish(&mut self, at: usize, index: usize) {
+        if self.uniform {
+            return self.publish_alike(at, index);
+        }
         let first = self.queues[self.rng.below(self.queues.len() as u64) as usize];
         let mut targets = vec![first.log];
         if self.rng.one_in(5) {
@@ -157,28 +164,58 @@ impl World {
         }
         let large = self.rng.one_in(60);
         let len = if large { 9_000 + self.rng.below(9_000) } else { 20 + self.rng.below(900) };
-        let filler = self.rng.next_u64();
         let gateway = &mut self.gateways[at];
-        let Some(session) = gateway.session else { return };
+        if gateway.session.is_none() {
+            self.rng.next_u64();
+            return;
+        }
         let producer = &mut gateway.clients.producers[index];
         let (id, number) = (producer.id, producer.next);
         producer.next += 1;
         producer.in_flight += 1;
-        let body = body(id, number, len as usize, filler);
-        self.history.sent(session, id, number, &targets, &body);
+        self.send_message(at, first, &targets, (id, number), len as usize, large);
+    }
+
+    fn publish_alike(&mut self, at: usize, index: usize) {
+        let queue = self.queues[self.rng.below(self.queues.len() as u64) as usize];
+        let gateway = &mut self.gateways[at];
+        if gateway.session.is_none() {
+            return;
+        }
+        let producer = &mut gateway.clients.producers[index];
+        let key = (producer.id, producer.next);
+        producer.next += 1;
+        producer.in_flight += 1;
+        self.send_message(at, queue, &[queue.log], key, UNIFORM_BYTES, false);
+    }
+
+    fn send_message(
+        &mut self,
+        at: usize,
+        first: Queue,
+        targets: &[LogId],
+        (id, number): (u64, u64),
+        len: usize,
+        large: bool,
+    ) {
+        let filler = self.rng.next_u64();
+        let gateway = &mut self.gateways[at];
+        let Some(session) = gateway.session else { return };
+        let body = body(id, number, len, filler);
+        self.history.sent(session, id, number, targets, &body);
         gateway.clients.uploads += 1;
         let upload = gateway.clients.uploads;
         let Some(side) = gateway.shards.get_mut(&first.shard) else { return };
         let tag = Tag::Append { producer: id, number };
         let mut chunk = Chunk::new(session);
-        let mut new = NewRecord::plain(Form::Amqp, &targets, b"key", b"");
+        let mut new = NewRecord::plain(Form::Amqp, targets, b"key", b"");
         let encoded = if large {
             (new.flags, new.upload) = (flags::PARTS, upload);
             chunk.append(None, &new, &[], tag)
         } else {
             chunk.append(None, &new, std::slice::from_ref(&body), tag)
         };
-        self.history.expect(encoded.is_ok(), || "a message cannot be encoded".to_owned());
+        self.history.expect(Rule::Outcome, encoded.is_ok(), || "a message cannot be encoded".to_owned());
         if large {
             side.sender.push_upload(id, Upload { id: upload, body: [body].into(), last: chunk });
         } else {
@@ -186,10 +223,31 @@ impl World {
         }
     }
 
+    /// Publishes one message to each queue through each gateway; their keys, by log.
+    pub fn publish_probes(&mut self) -> Vec<(LogId, (u64, u64))> {
+        let mut keys = Vec::new();
+        for queue in self.queues.clone() {
+            for at in 0..GATEWAYS {
+                let key = (PROBES + at as u64, self.id());
+                self.send_message(at, queue, &[queue.log], key, 64, false);
+                keys.push((queue.log, key));
+            }
+        }
+        keys
+    }
+
+    /// The clients of a gateway end what they hold at once.
+    pub fn hurry(&mut self, at: usize) {
+        let now = self.now;
+        let held = &mut self.gateways[at].clients.held;
+        *held = std::mem::take(held).into_iter().map(|((_, id), message)| ((now, id), message)).collect();
+    }
+
     /// A message has its outcome.
     pub fn appended(&mut self, at: usize, tag: &Tag, result: Appended) {
         let Tag::Append { producer, number } = tag else {
-            return self.history.violation("a settlement was answered as an append".to_owned());
+            let text = "a settlement was answered as an append".to_owned();
+            return self.history.violation(Rule::Outcome, text);
         };
         for known in &mut self.gateways[at].clients.producers {
             if known.id == *producer {
@@ -198,14 +256,17 @@ impl World {
         }
         match result {
             Appended::Stored => self.history.acknowledged(*producer, *number),
-            other => self.history.violation(format!("message {producer}/{number} is {other:?}")),
+            other => {
+                self.history.violation(Rule::Outcome, format!("message {producer}/{number} is {other:?}"));
+            }
         }
     }
 
     /// A settlement has its outcome.
     pub fn settled(&mut self, at: usize, shard: ShardId, tag: &Tag) {
         let Tag::Settle { log, term, consumer, ends } = tag else {
-            return self.history.violation("an append was answered as a settlement".to_owned());
+            let text = "an append was answered as a settlement".to_owned();
+            return self.history.violation(Rule::Outcome, text);
         };
         let offsets: Vec<Offset> = ends.iter().map(|(offset, _)| *offset).collect();
         // A settlement told to a later leader may have come too late: the message may be out to another session there.
@@ -236,6 +297,9 @@ impl World {
 
     /// Makes the consumers that are missing; ends one now and then.
     fn consume(&mut self, at: usize) {
+        if !self.consuming {
+            return;
+        }
         if self.stormy && self.rng.one_in(200) {
             self.end_consumer(at);
         }
@@ -288,7 +352,8 @@ impl World {
     ) {
         let (now, id) = (self.now, self.id());
         let Ok(record) = Record::parse(delivery.record.clone()) else {
-            return self.history.violation(format!("an unreadable record at {}", delivery.offset));
+            let text = format!("an unreadable record at {}", delivery.offset);
+            return self.history.violation(Rule::Replaced, text);
         };
         let session = self.gateways[at].session.unwrap_or_default();
         let body = joined(&record.body(), pieces);
@@ -297,7 +362,7 @@ impl World {
         let holds = |session| leases.iter().any(|(of, until)| *of == Some(session) && *until > sent);
         self.history.delivered(sent, (at, session), term, delivery, &body, holds);
         let slow = self.stormy && self.rng.one_in(20);
-        let due = now + self.rng.below(if slow { 1_500_000 } else { 60_000 });
+        let due = now + self.rng.below(if slow { 1_500_000 } else { self.hold_us });
         let held = HeldMessage {
             consumer: delivery.consumer,
             shard,
@@ -324,7 +389,7 @@ impl World {
             if !side.consumers.settled(Some(held.consumer), held.log, held.offset, held.lease) {
                 continue;
             }
-            self.history.given_up(held.log, held.offset, held.lease, held.term);
+            self.history.given_up(held.log, held.offset, held.lease, held.term, for_good);
             let tag = Tag::Settle {
                 log: held.log,
                 term: held.term,

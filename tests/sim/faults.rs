@@ -9,11 +9,18 @@ use longshore_mutations::{self as mutations, Mutation};
 use longshore_node::{Input, Ticket};
 use longshore_proto::v1;
 use longshore_wire::{NodeId, ShardId};
+use std::collections::BTreeSet;
 
 const MACHINE_TICK_US: u64 = 250_000;
 /// Where bits of a segment may flip: behind its header, and a batch before its end.
 const ROT_FROM: u64 = 4_096;
 const LAST_BATCH_BYTES: u64 = 40 << 10;
+
+/// Nothing goes between two endpoints any more.
+pub fn both_ways(cut: &mut BTreeSet<(usize, usize)>, one: usize, other: usize) {
+    cut.insert((one, other));
+    cut.insert((other, one));
+}
 
 impl World {
     /// What a machine's surroundings do four times a second.
@@ -84,7 +91,7 @@ impl World {
         }
     }
 
-    fn note(&mut self, text: String) {
+    pub fn note(&mut self, text: String) {
         self.history.note(self.now, text);
     }
 
@@ -205,6 +212,17 @@ impl World {
         self.input(slot, Input::TransferLeader { ticket: Ticket(call), shard, to });
     }
 
+    /// Whoever leads a shard hands it over to a machine.
+    pub fn hand_over_to(&mut self, shard: u32, to: usize) {
+        let to = self.machines[to].node;
+        self.reached.transfers += 1;
+        for slot in 0..MACHINES {
+            let call = self.id();
+            self.calls.insert(call, Caller::Nobody);
+            self.input(slot, Input::TransferLeader { ticket: Ticket(call), shard: ShardId(shard), to });
+        }
+    }
+
     fn stop_gateway(&mut self, gateway: usize) {
         if self.rng.one_in(2) {
             self.reached.gateway_died += 1;
@@ -245,8 +263,13 @@ impl World {
             return;
         }
         self.wiped = true;
+        self.wipe_machine(self.victim);
+    }
+
+    /// A machine loses its disk and comes back as a new node.
+    pub fn wipe_machine(&mut self, slot: usize) {
         self.reached.wiped += 1;
-        let (slot, seed) = (self.victim, self.rng.next_u64());
+        let seed = self.rng.next_u64();
         self.note(format!("node {slot} is wiped"));
         self.kill(slot, true, 300);
         let machine = &mut self.machines[slot];

@@ -133,6 +133,8 @@ impl World {
         gateway.opening = false;
         match reply.map(|reply| reply.session) {
             Some(session) if session != 0 => {
+                self.history.session_opened(SessionId(session));
+                let gateway = &mut self.gateways[at];
                 gateway.session = Some(SessionId(session));
                 gateway.lease_until = 0;
                 gateway.next_renewal = now;

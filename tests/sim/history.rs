@@ -3,8 +3,9 @@
 //!
 //! Rules: what was acknowledged is delivered and stays until its settlement is; one (producer, number) has one offset
 //! per log; offsets follow the numbers of a connection; an offset never changes its message; at most one live lease
-//! per message among leaders of one term; nothing is handed over after its settlement was acknowledged; replicas
-//! agree at equal index.
+//! per message among leaders of one term; nothing is handed over after its settlement was acknowledged; nothing is
+//! handed over before it is committed (what was delivered once stays until a client ends it, at its offset);
+//! what meta confirmed stays; replicas agree at equal index.
 
 use longshore_proto::v1;
 use longshore_wire::{LeaseId, LogId, Offset, SessionId, Term};
@@ -13,9 +14,51 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// Notes kept for a failing seed.
 const NOTES_MAX: usize = 60;
 const VIOLATIONS_MAX: usize = 8;
-/// A failure begins with one of these: clients saw it, or the code did.
-pub const BY_CLIENTS: &str = "clients saw: ";
-pub const BY_CODE: &str = "the code noticed: ";
+
+/// What a system has to keep, as its clients see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// A confirmed message is delivered.
+    Lost,
+    /// A message is in a log once.
+    Doubled,
+    /// Offsets follow the order of a connection; deliveries follow the offsets.
+    Order,
+    /// An offset never changes its message, and the message is what was sent.
+    Replaced,
+    /// At most one live lease per message among leaders of one term.
+    LeasedTwice,
+    /// Nothing goes out after its settlement was confirmed.
+    SettledDelivered,
+    /// What was delivered stays until a client ends it: it was committed.
+    Uncommitted,
+    /// Replicas agree at equal index.
+    ReplicasDiffer,
+    /// What meta confirmed (a queue, a session's number) stays.
+    MetaLost,
+    /// An outcome fits what was asked.
+    Outcome,
+    /// When everything is healed, the cluster serves again.
+    Stuck,
+}
+
+/// A run that broke rules.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What clients saw.
+    pub broken: Vec<(Rule, String)>,
+    /// What the code noticed by itself.
+    pub noticed: Vec<String>,
+    /// What came before.
+    pub notes: Vec<String>,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let by = if self.broken.is_empty() { "the code noticed" } else { "clients saw" };
+        write!(f, "{by}: {:#?} {:#?}\nbefore: {:#?}", self.broken, self.noticed, self.notes)
+    }
+}
 
 type Key = (u64, u64);
 
@@ -44,6 +87,11 @@ pub struct History {
     offsets: BTreeMap<(LogId, Key), Offset>,
     leases: BTreeMap<(LogId, Offset), Lease>,
     settled: BTreeMap<(LogId, Offset), u64>,
+    /// Ended for good by some client, confirmed or not.
+    ended: BTreeSet<(LogId, Offset)>,
+    /// Queues that meta confirmed, and sessions that it opened.
+    queues: BTreeMap<String, u64>,
+    sessions: BTreeSet<SessionId>,
     /// The newest first delivery to a consumer in a term.
     newest: BTreeMap<(usize, u64, Term), Offset>,
     hashes: BTreeMap<(u32, u64), (u64, usize)>,
@@ -54,7 +102,9 @@ pub struct History {
     pub compared: u64,
     /// Nothing broke yet: first deliveries come in order. Later, what was lost on its way goes out again, unmarked.
     pub stormy: bool,
-    violations: Vec<String>,
+    /// A run goes on although the code noticed something: a broken build has to be seen by clients.
+    pub patient: bool,
+    violations: Vec<(Rule, String)>,
     noticed: Vec<String>,
     notes: VecDeque<String>,
 }
@@ -69,9 +119,9 @@ impl History {
     }
 
     /// A rule is broken.
-    pub fn violation(&mut self, text: String) {
+    pub fn violation(&mut self, rule: Rule, text: String) {
         if self.violations.len() < VIOLATIONS_MAX {
-            self.violations.push(text);
+            self.violations.push((rule, text));
         }
     }
 
@@ -83,25 +133,36 @@ impl History {
     }
 
     /// A rule is broken unless `holds`.
-    pub fn expect(&mut self, holds: bool, text: impl FnOnce() -> String) {
+    pub fn expect(&mut self, rule: Rule, holds: bool, text: impl FnOnce() -> String) {
         if !holds {
-            self.violation(text());
+            self.violation(rule, text());
         }
     }
 
     /// Whether enough is known.
     pub fn is_broken(&self) -> bool {
-        self.violations.len() >= VIOLATIONS_MAX || !self.noticed.is_empty()
+        self.violations.len() >= VIOLATIONS_MAX || !self.patient && !self.noticed.is_empty()
     }
 
     /// The broken rules, with what led to them.
-    pub fn verdict(&self) -> Result<(), String> {
-        if self.violations.is_empty() && self.noticed.is_empty() {
+    pub fn verdict(&self) -> Result<(), Failure> {
+        if self.violations.is_empty() && (self.patient || self.noticed.is_empty()) {
             return Ok(());
         }
-        let notes: Vec<&str> = self.notes.iter().map(String::as_str).collect();
-        let by = if self.violations.is_empty() { BY_CODE } else { BY_CLIENTS };
-        Err(format!("{by}{:#?} {:#?}\nbefore: {notes:#?}", self.violations, self.noticed))
+        let notes = self.notes.iter().cloned().collect();
+        Err(Failure { broken: self.violations.clone(), noticed: self.noticed.clone(), notes })
+    }
+
+    /// Meta confirmed a queue, or showed one that it confirmed before.
+    pub fn declared(&mut self, name: &str, log: u64) {
+        let known = *self.queues.entry(name.to_owned()).or_insert(log);
+        self.expect(Rule::MetaLost, known == log, || format!("{name} was log {known} and is log {log}"));
+    }
+
+    /// Meta opened a session for a gateway.
+    pub fn session_opened(&mut self, session: SessionId) {
+        let new = self.sessions.insert(session);
+        self.expect(Rule::MetaLost, new, || format!("session {session} was opened before"));
     }
 
     /// A client published.
@@ -127,7 +188,10 @@ impl History {
     }
 
     /// A client acks, returns or refuses: it holds the message no more.
-    pub fn given_up(&mut self, log: LogId, offset: Offset, lease: LeaseId, term: Term) {
+    pub fn given_up(&mut self, log: LogId, offset: Offset, lease: LeaseId, term: Term, for_good: bool) {
+        if for_good {
+            self.ended.insert((log, offset));
+        }
         let held = self.leases.get(&(log, offset));
         if held.is_some_and(|held| (held.lease, held.term) == (lease, term)) {
             self.leases.remove(&(log, offset));
@@ -159,21 +223,25 @@ impl History {
         self.deliveries += 1;
         self.redeliveries += u64::from(delivery.redelivered);
         let Some(key) = key_of(body) else {
-            return self.violation(format!("{log} {offset}: a body of nobody"));
+            return self.violation(Rule::Replaced, format!("{log} {offset}: a body of nobody"));
         };
         let place = format!("{log} offset {offset}, message {key:?}, term {term}");
         match self.sent.get(&key) {
-            None => self.violation(format!("{place}: never sent")),
-            Some(sent) if sent.crc != sum(body) => self.violation(format!("{place}: another body")),
-            Some(sent) if !sent.targets.contains(&log) => self.violation(format!("{place}: another log")),
+            None => self.violation(Rule::Replaced, format!("{place}: never sent")),
+            Some(sent) if sent.crc != sum(body) => {
+                self.violation(Rule::Replaced, format!("{place}: another body"));
+            }
+            Some(sent) if !sent.targets.contains(&log) => {
+                self.violation(Rule::Replaced, format!("{place}: another log"));
+            }
             Some(_) => {}
         }
         let before = *self.at.entry((log, offset)).or_insert(key);
-        self.expect(before == key, || format!("{place}: it was {before:?} before"));
+        self.expect(Rule::Replaced, before == key, || format!("{place}: it was {before:?} before"));
         let elsewhere = *self.offsets.entry((log, key)).or_insert(offset);
-        self.expect(elsewhere == offset, || format!("{place}: it is at {elsewhere} too"));
+        self.expect(Rule::Doubled, elsewhere == offset, || format!("{place}: it is at {elsewhere} too"));
         if let Some(settled) = self.settled.get(&(log, offset)).copied() {
-            self.expect(sent_at <= settled, || {
+            self.expect(Rule::SettledDelivered, sent_at <= settled, || {
                 format!("{place}: handed over at {sent_at}, its settlement was confirmed at {settled}")
             });
         }
@@ -183,11 +251,13 @@ impl History {
             && held.term == term
             && holds(held.session)
         {
-            self.violation(format!("{place}: leased as {lease} while {held:?} holds it"));
+            let to = format!("consumer {} of gateway {gateway}", delivery.consumer);
+            let text = format!("{place}: leased as {lease} to {to} while {held:?} holds it");
+            self.violation(Rule::LeasedTwice, text);
         }
         if !delivery.redelivered && !self.stormy {
             let newest = self.newest.insert((gateway, delivery.consumer, term), offset);
-            self.expect(newest.is_none_or(|newest| newest < offset), || {
+            self.expect(Rule::Order, newest.is_none_or(|newest| newest < offset), || {
                 format!("{place}: after {newest:?} to consumer {}", delivery.consumer)
             });
         }
@@ -203,22 +273,46 @@ impl History {
                 self.compared += u64::from(*by != slot);
                 if *other != hash {
                     let text = format!("shard {shard} at {applied}: {hash} on {slot}, {other} on {by}");
-                    self.violation(text);
+                    self.violation(Rule::ReplicasDiffer, text);
                 }
             }
         }
     }
 
+    /// Messages that only asked whether they would be confirmed.
+    pub fn forget(&mut self, keys: impl Iterator<Item = (u64, u64)>) {
+        keys.for_each(|key| drop(self.sent.remove(&key)));
+    }
+
+    /// Whether a message was confirmed.
+    pub fn is_acknowledged(&self, producer: u64, number: u64) -> bool {
+        self.sent.get(&(producer, number)).is_some_and(|sent| sent.acknowledged)
+    }
+
     /// The end, everything healed and drained.
     pub fn judge(&mut self) {
+        self.judge_lost(|_| true);
+        self.judge_order();
+        let gone: Vec<_> = self.at.iter().filter(|(at, _)| !self.ended.contains(at)).collect();
+        let gone: Vec<String> = gone
+            .into_iter()
+            .map(|((log, offset), key)| {
+                format!("{key:?} at {offset} of log {log} was delivered, nobody ended it, and it is gone")
+            })
+            .collect();
+        gone.into_iter().for_each(|text| self.violation(Rule::Uncommitted, text));
+    }
+
+    /// What was confirmed and never delivered, of the logs that `ought` to have delivered everything.
+    pub fn judge_lost(&mut self, ought: impl Fn(LogId) -> bool) {
         let mut lost = Vec::new();
         for (key, sent) in self.sent.iter().filter(|(_, sent)| sent.acknowledged) {
-            for log in sent.targets.iter().filter(|log| !self.offsets.contains_key(&(**log, *key))) {
+            let targets = sent.targets.iter().filter(|log| ought(**log));
+            for log in targets.filter(|log| !self.offsets.contains_key(&(**log, *key))) {
                 lost.push(format!("{key:?} in log {log} of session {} was confirmed and lost", sent.session));
             }
         }
-        lost.into_iter().for_each(|text| self.violation(text));
-        self.judge_order();
+        lost.into_iter().for_each(|text| self.violation(Rule::Lost, text));
     }
 
     fn judge_order(&mut self) {
@@ -233,7 +327,7 @@ impl History {
                 wrong.insert(format!("{log}: producer {producer}: {earlier} at {at}, {number} at {offset}"));
             }
         }
-        wrong.into_iter().for_each(|text| self.violation(text));
+        wrong.into_iter().for_each(|text| self.violation(Rule::Order, text));
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `history` | the oracle: it sees what clients sent and heard, nothing else |
 //! | `reached` | counters of rare states |
 //! | `run` | one seed from start to verdict |
+//! | `scenes` | faults in an order that makes one kind of mistake show |
 
 pub mod clients;
 pub mod faults;
@@ -20,6 +21,7 @@ pub mod history;
 pub mod machine;
 pub mod reached;
 pub mod run;
+pub mod scenes;
 pub mod shard_side;
 pub mod wire;
 pub mod world;

@@ -96,6 +96,8 @@ reached! {
     snapshots_under_load,
     /// Records could not be fetched.
     fetches_failed,
+    /// A call to meta came twice.
+    calls_doubled,
 }
 
 /// States that at least one seed in twenty must come to, or a full run fails.

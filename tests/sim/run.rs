@@ -1,14 +1,17 @@
 //! One seed: form a cluster, declare queues, publish and consume while things break, heal, drain, judge.
 
-use crate::sim::history::History;
+use crate::sim::history::{Failure, History, Rule};
 use crate::sim::machine::SHARDS;
 use crate::sim::reached::Reached;
+use crate::sim::scenes::Scene;
 use crate::sim::wire::Caller;
 use crate::sim::world::{MACHINES, Queue, What, Word, World};
 use bytes::{Bytes, BytesMut};
+use longshore_mutations as mutations;
 use longshore_proto::v1::{self, gateway_item, meta_command};
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{LogId, ShardId};
+use std::collections::BTreeSet;
 
 const QUEUES: usize = 6;
 /// Publishing begins before anything breaks.
@@ -18,7 +21,9 @@ const STORM_MS: u64 = 40_000;
 /// Acknowledged appends that a run goes on for, at most this much longer.
 const ACKNOWLEDGED_MIN: u64 = 2_000;
 const EXTRA_MS: u64 = 180_000;
-const DRAIN_MS: u64 = 120_000;
+/// How long a shard has to confirm a new message in a cluster that does not come to rest.
+const PROBE_MS: u64 = 10_000;
+const IDLE_QUEUES: usize = 4;
 
 /// What a run came to.
 #[derive(Debug)]
@@ -34,22 +39,23 @@ pub struct Report {
 
 /// Runs one seed; the error says what rule was broken, and what came before.
 pub fn run(seed: u64) -> Result<Report, String> {
+    play(seed, Scene::Storm).map_err(|failure| failure.to_string())
+}
+
+/// Runs one seed of a scene.
+pub fn play(seed: u64, scene: Scene) -> Result<Report, Failure> {
     let mut world = World::new(seed);
+    world.history.patient = mutations::any();
+    world.consuming = scene.consumes_at_once();
     world.set_up()?;
     world.publishing = true;
     world.run_ms(CALM_MS);
     world.stormy = true;
     world.history.stormy = true;
-    world.post(500_000, What::Fault);
-    world.run_ms(STORM_MS);
-    let mut extra = 0;
-    while world.history.acknowledged < ACKNOWLEDGED_MIN && extra < EXTRA_MS {
-        world.run_ms(1_000);
-        extra += 1_000;
-    }
+    world.act(scene);
     world.publishing = false;
     world.heal();
-    world.drain()?;
+    world.drain(scene.drain_ms())?;
     world.history.judge();
     world.history.verdict()?;
     let History { acknowledged, deliveries, settles, compared, .. } = world.history;
@@ -58,7 +64,18 @@ pub fn run(seed: u64) -> Result<Report, String> {
 }
 
 impl World {
-    fn until(&mut self, what: &str, ms: u64, done: impl Fn(&mut World) -> bool) -> Result<(), String> {
+    /// Anything breaks at any time, until enough was acknowledged.
+    pub fn storm(&mut self) {
+        self.post(500_000, What::Fault);
+        self.run_ms(STORM_MS);
+        let mut extra = 0;
+        while self.history.acknowledged < ACKNOWLEDGED_MIN && extra < EXTRA_MS {
+            self.run_ms(1_000);
+            extra += 1_000;
+        }
+    }
+
+    fn until(&mut self, what: &str, ms: u64, done: impl Fn(&mut World) -> bool) -> Result<(), Failure> {
         let mut waited = 0;
         while !done(self) {
             self.run_ms(100);
@@ -67,7 +84,9 @@ impl World {
             if waited >= ms {
                 self.explain();
                 let standing = self.standing();
-                self.history.violation(format!("{what}: not within {ms} ms: {standing}"));
+                self.judge_what_serves();
+                let text = format!("{what}: not within {ms} ms: {standing}");
+                self.history.violation(Rule::Stuck, text);
                 return self.history.verdict();
             }
         }
@@ -85,7 +104,21 @@ impl World {
         self.run_ms(500);
     }
 
-    fn set_up(&mut self) -> Result<(), String> {
+    /// The cluster does not come to rest. A shard that confirms new messages although it never delivered old ones that it
+    /// confirmed, with everything healed for so long, has lost them: it is not merely stuck.
+    fn judge_what_serves(&mut self) {
+        let probes = self.publish_probes();
+        self.run_ms(PROBE_MS);
+        let serves: BTreeSet<LogId> = probes
+            .iter()
+            .filter(|(_, (producer, number))| self.history.is_acknowledged(*producer, *number))
+            .map(|(log, _)| *log)
+            .collect();
+        self.history.forget(probes.into_iter().map(|(_, key)| key));
+        self.history.judge_lost(|log| serves.contains(&log));
+    }
+
+    fn set_up(&mut self) -> Result<(), Failure> {
         self.until("a cluster", 20_000, |world| {
             world.machines.iter().all(|m| m.process.as_ref().is_some_and(|p| p.node.standing().ready))
         })?;
@@ -113,27 +146,40 @@ impl World {
     fn declare(&mut self, spec: &Bytes) -> bool {
         if self.declared.len() < QUEUES {
             for n in 0..QUEUES {
-                let queue = v1::Queue {
-                    namespace: 1,
-                    name: format!("queue-{n}"),
-                    spec: spec.clone(),
-                    durable: true,
-                    kind: "quorum".to_owned(),
-                    ..v1::Queue::default()
-                };
-                let declare = v1::DeclareQueue { queue: Some(queue) };
-                let command = Some(meta_command::Command::DeclareQueue(declare));
-                let command = v1::MetaCommand { command, ..v1::MetaCommand::default() };
-                for slot in 0..MACHINES {
-                    self.call(slot, MACHINES, command.clone(), Caller::Declare);
-                }
+                self.ask_for_queue(format!("queue-{n}"), spec);
             }
         }
         self.declared.len() >= QUEUES
     }
 
+    fn ask_for_queue(&mut self, name: String, spec: &Bytes) {
+        let queue = v1::Queue {
+            namespace: 1,
+            name,
+            spec: spec.clone(),
+            durable: true,
+            kind: "quorum".to_owned(),
+            ..v1::Queue::default()
+        };
+        let declare = v1::DeclareQueue { queue: Some(queue) };
+        let command = Some(meta_command::Command::DeclareQueue(declare));
+        let command = v1::MetaCommand { command, ..v1::MetaCommand::default() };
+        for slot in 0..MACHINES {
+            self.call(slot, MACHINES, command.clone(), Caller::Declare);
+        }
+    }
+
+    /// Declares queues that nobody uses: new ones, or once more those of before.
+    pub fn declare_idle_queues(&mut self) {
+        let mut spec = BytesMut::new();
+        LogSpec::QUEUE.encode(&mut spec);
+        let spec = spec.freeze();
+        (0..IDLE_QUEUES).for_each(|n| self.ask_for_queue(format!("idle-{n}"), &spec));
+    }
+
     /// Meta answered a declare.
     pub fn declared_queue(&mut self, queue: &v1::Queue) {
+        self.history.declared(&queue.name, queue.log);
         if let Some(span) = queue.spans.first() {
             let known = Queue { log: LogId(queue.log), shard: ShardId(span.shard) };
             self.declared.insert(queue.log, known);
@@ -141,9 +187,9 @@ impl World {
     }
 
     /// Waits until nothing is left to do anywhere.
-    fn drain(&mut self) -> Result<(), String> {
+    fn drain(&mut self, ms: u64) -> Result<(), Failure> {
         let wiped = self.wiped;
-        self.until("drained", DRAIN_MS, |world| {
+        self.until("drained", ms, |world| {
             let drained = world.is_drained();
             for slot in 0..MACHINES {
                 world.compare_replicas(slot);
@@ -164,12 +210,19 @@ impl World {
         senders && self.machines.iter().all(|machine| self.agrees(machine.slot))
     }
 
+    /// Whether a node shows a replica of everything, each one of three voters.
+    pub fn is_whole(&self, slot: usize) -> bool {
+        self.last_words.get(&slot).is_some_and(|last| {
+            last.len() == SHARDS as usize + 1
+                && last.iter().all(|word| word.voters == MACHINES && word.learners == 0)
+        })
+    }
+
     /// Whether a node's last word on its replicas is the same as everybody's, with nothing left in the queues.
     fn agrees(&self, slot: usize) -> bool {
         let Some(last) = self.last_words.get(&slot) else { return false };
         let Some(first) = self.last_words.get(&0) else { return false };
-        last.len() == SHARDS as usize + 1
-            && last.iter().all(|word| word.voters == MACHINES && word.learners == 0)
+        self.is_whole(slot)
             && last.iter().zip(first).all(|(a, b)| (a.shard, a.applied) == (b.shard, b.applied))
             && self.unsettled.len() == MACHINES * SHARDS as usize
             && self.unsettled.values().all(|unsettled| *unsettled == 0)

@@ -217,6 +217,14 @@ impl World {
         self.calls.insert(call, caller);
         self.post(CALL_US, What::Answered { call, reply: None });
         let Some(epoch) = self.machines[slot].process.as_ref().map(|process| process.epoch) else { return };
+        if self.weather.resend > 0 && self.chance(self.weather.resend) {
+            // The first try came through late, and its answer to nobody.
+            let lost = Ticket(self.id());
+            let (delay, command) = (self.rng.below(CALL_US), command.clone());
+            let input = Box::new(Input::Meta { ticket: lost, command });
+            self.reached.calls_doubled += 1;
+            self.post(delay, What::Inbox { slot, epoch, from, input });
+        }
         let (delay, input) = (self.delay(), Box::new(Input::Meta { ticket: Ticket(call), command }));
         self.post(delay, What::Inbox { slot, epoch, from, input });
     }
@@ -369,7 +377,7 @@ impl World {
     }
 
     fn fetched(&mut self, call: u64, reply: v1::FetchReply) {
-        let delay = self.delay();
+        let delay = self.weather.bulk_us + self.delay();
         let Some(fetch) = self.fetches.get_mut(&call) else { return };
         let ((slot, epoch), from, number) = (fetch.asker, fetch.giver.0, fetch.fetch);
         if self.cut.contains(&(from, slot)) {

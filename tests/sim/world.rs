@@ -61,12 +61,19 @@ pub struct Weather {
     pub loss: u64,
     /// Frames doubled, of a thousand.
     pub double: u64,
+    /// Calls that are made twice, of a thousand: the caller had no answer to the first.
+    pub resend: u64,
+    /// What each answer that carries records takes longer, in microseconds.
+    pub bulk_us: u64,
 }
 
+/// How long clients hold a message at most, as a rule.
+pub const HOLD_US: u64 = 60_000;
+
 /// Nothing special.
-pub const CALM: Weather = Weather { delay_us: 600, loss: 0, double: 0 };
+pub const CALM: Weather = Weather { delay_us: 600, loss: 0, double: 0, resend: 0, bulk_us: 0 };
 /// Slow, lossy, out of order.
-pub const ROUGH: Weather = Weather { delay_us: 30_000, loss: 40, double: 60 };
+pub const ROUGH: Weather = Weather { delay_us: 30_000, loss: 40, double: 60, resend: 0, bulk_us: 0 };
 
 /// A queue that clients use.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +114,12 @@ pub struct World {
     pub stormy: bool,
     /// Producers send.
     pub publishing: bool,
+    /// Consumers come.
+    pub consuming: bool,
+    /// All messages are alike: of one size, to one queue, one at a time.
+    pub uniform: bool,
+    /// How long clients hold a message at most, in microseconds.
+    pub hold_us: u64,
     /// The machine that may lose what it synced; the others keep it.
     pub victim: usize,
     pub wiped: bool,
@@ -144,6 +157,9 @@ impl World {
             fetches: BTreeMap::new(),
             stormy: false,
             publishing: false,
+            consuming: true,
+            uniform: false,
+            hold_us: HOLD_US,
             victim,
             wiped: false,
             next_id: 1,

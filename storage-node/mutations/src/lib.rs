@@ -20,13 +20,16 @@ pub enum Mutation {
     PersistReadyEarly,
     /// A duplicate append is answered while the first one is still being written.
     DuplicateAnsweredEarly,
-    /// A snapshot is installed and acknowledged before its bodies were fetched.
+    /// A snapshot is installed and acknowledged before its bodies were fetched; nor does a new leader look whether it has
+    /// them.
     SnapshotBeforeBodies,
     /// A node that lost its disk comes back under its old ids.
     WipedNodeKeepsId,
-    /// The log below what was applied goes, not below what a checkpoint holds durably.
+    /// The log below what was applied goes, not below what a checkpoint holds durably; nor does a start look whether they
+    /// meet.
     SegmentRemovedEarly,
-    /// An entry that was overwritten keeps its place in the tables, and the index names it.
+    /// An entry that was overwritten keeps its place in the tables, and the index names it; nor is its term compared when it
+    /// is read.
     IndexNamesOverwritten,
     /// A start takes the last synced batch for a torn one.
     SyncedTailCut,

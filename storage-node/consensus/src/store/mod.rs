@@ -14,6 +14,7 @@ use crate::{BOOTSTRAP_INDEX, BOOTSTRAP_TERM, Membership};
 use bytes::Bytes;
 use longshore_io::Mono;
 use longshore_log::{Fetched, MaintenanceDone, MaintenanceJob, NodeLog};
+use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::{Index, LogTime, NodeId, ReplicaId, ShardId, Term};
 use raft::RawNode;
 use raft::eraftpb::{Entry, HardState};
@@ -120,7 +121,9 @@ impl Store {
         let first = self.log.first_index(group).ok_or(OpenError::Unknown(group))?;
         let base = Index(first.0.saturating_sub(1));
         let last = self.log.last_appended(group).map_or(base, |a| a.0);
-        let applied = if base == BOOTSTRAP_INDEX { applied.max(base) } else { applied };
+        // The broken build that loses entries does not look for them either.
+        let unchecked = base == BOOTSTRAP_INDEX || mutations::on(Mutation::SegmentRemovedEarly);
+        let applied = if unchecked { applied.max(base) } else { applied };
         if applied < base {
             return Err(OpenError::StateMissing { group, applied, base });
         }
