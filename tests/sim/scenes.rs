@@ -94,7 +94,11 @@ impl World {
         let [slow, away, apart] = self.shuffled();
         self.weather = Weather { delay_us: 4_000, double: 400, ..CALM };
         self.part(&[apart]);
-        self.run_ms(2_500);
+        self.run_ms(2_000);
+        // Whose word comes too early: the leader's own, or its follower's.
+        let leader = if self.rng.one_in(2) { slow } else { away };
+        (1..=SHARDS).for_each(|shard| self.hand_over_to(shard, leader));
+        self.run_ms(500);
         self.machines[slow].sync_us = 1_500_000;
         self.run_ms(1_000);
         self.kill(slow, true, 200);

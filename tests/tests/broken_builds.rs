@@ -37,8 +37,6 @@ const SOUND_SEEDS: u64 = 4;
 /// Rules that the sound build breaks in a scene: faults of the system that are not mended yet. They count neither for a
 /// mistake nor against the sound build there.
 const OPEN: [(Scene, Rule); 2] = [(Scene::Paused, Rule::LeasedTwice), (Scene::Blackouts, Rule::Stuck)];
-/// Breaks no rule in any scene so far.
-const NOT_SEEN: [Mutation; 1] = [Mutation::IndexNamesOverwritten];
 /// Shown of what was seen.
 const TEXT_MAX: usize = 260;
 
@@ -132,11 +130,8 @@ fn every_deliberate_mistake_breaks_a_rule_that_clients_see() {
     std::panic::set_hook(Box::new(|_| {}));
     let seeds = number("LONGSHORE_SIM_SEED").map_or(0..SEEDS, |seed| seed..seed + 1);
     let only = std::env::var("LONGSHORE_MUTATION").ok();
-    println!("left out: {NOT_SEEN:?}, {OPEN:?}");
-    let chosen = |mutation: &Mutation| match &only {
-        Some(only) => format!("{mutation:?}") == *only,
-        None => !NOT_SEEN.contains(mutation),
-    };
+    println!("rules left out, not mended yet: {OPEN:?}");
+    let chosen = |mutation: &Mutation| only.as_ref().is_none_or(|only| format!("{mutation:?}") == *only);
     let mutations: Vec<Mutation> = Mutation::ALL.into_iter().filter(chosen).collect();
     let failed = on_two_threads(&mutations, |mutation| look_for(*mutation, seeds.clone()));
     let _ = std::panic::take_hook();

@@ -8,7 +8,7 @@ use crate::types::{Entry, HardState, Place};
 use bytes::Bytes;
 use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::{Index, Term};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 #[derive(Clone, Debug)]
 struct Slot {
@@ -42,6 +42,8 @@ pub(crate) struct Group {
     pub(crate) checkpointed: u64,
     pub(crate) replicated: u64,
     pub(crate) applied: u64,
+    /// Where overwritten entries lay: kept by the broken build that names them, empty in a sound one.
+    overwritten: BTreeMap<u64, Place>,
 }
 
 impl Group {
@@ -99,6 +101,15 @@ impl Group {
         let keep = index.saturating_sub(self.first()) as usize;
         let tail_keep = index.saturating_sub(self.tail_first()) as usize;
         let freed = self.tail.iter().skip(tail_keep).map(Entry::bytes).sum();
+        if mutations::on(Mutation::IndexNamesOverwritten) {
+            let gone = (index..).map_while(|index| Some((index, self.slot(index)?.lies)));
+            let places = gone.filter_map(|(index, lies)| match lies {
+                Lies::At(place) => Some((index, place)),
+                Lies::Pending(_) => None,
+            });
+            let places: Vec<(u64, Place)> = places.collect();
+            self.overwritten.extend(places);
+        }
         self.tail.truncate(tail_keep);
         self.slots.truncate(keep);
         self.durable = self.durable.min(self.last());
@@ -107,12 +118,8 @@ impl Group {
 
     /// Takes an entry that follows, whose write has this number. Returns the bytes that left the memory for it.
     pub(crate) fn append(&mut self, entry: Entry, serial: u64) -> usize {
-        let stale = self.slot(entry.index.0).map(|slot| slot.lies);
         let freed = self.truncate(entry.index.0);
-        let mut lies = Lies::Pending(serial);
-        if mutations::on(Mutation::IndexNamesOverwritten) {
-            lies = stale.unwrap_or(lies);
-        }
+        let lies = self.overwritten.remove(&entry.index.0).map_or(Lies::Pending(serial), Lies::At);
         self.slots.push_back(Slot { term: entry.term, lies });
         self.tail.push_back(entry);
         freed
