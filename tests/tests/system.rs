@@ -12,6 +12,7 @@
 //! | `explain` | `longshore explain`, reason by reason |
 //! | `explain_rare` | the reasons that last a moment, or that other protocols will make |
 //! | `fixture` | data of an earlier build is opened by this one |
+//! | `large_transient` | 20 MiB in memory only, from one gateway to the other |
 //! | `input` | bytes that no client should send |
 //! | `metrics` | what every process shows of itself |
 //! | `sync` | under strace: no confirm before two nodes have synced |
@@ -30,6 +31,8 @@ mod garbage;
 mod handover;
 #[path = "system/input.rs"]
 mod input;
+#[path = "system/large_transient.rs"]
+mod large_transient;
 #[path = "system/metrics.rs"]
 mod metrics;
 #[path = "system/permissions.rs"]
