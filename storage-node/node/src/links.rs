@@ -7,7 +7,7 @@
 use crate::io::{LinkId, LinkItem};
 use bytes::Bytes;
 use longshore_delivery::{ConsumerKey, Handed, Message};
-use longshore_proto::v1;
+use longshore_proto::{FRAME_BYTES_TARGET, v1};
 use longshore_records::StoredRecord;
 use longshore_wire::{LogId, Offset, SessionId, ShardId, Term};
 use queue::{Queue, Slot, SlotKind};
@@ -26,6 +26,13 @@ pub(crate) struct Wanted {
     pub offsets: Vec<(LogId, Offset)>,
 }
 
+/// Deliveries of one shard to one link, for one item. Danger: an item beyond the size of a message ends the stream.
+#[derive(Debug, Default)]
+struct Gathered {
+    deliver: v1::Deliver,
+    bytes: usize,
+}
+
 /// All links of this node.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
@@ -34,7 +41,7 @@ pub(crate) struct Links {
     queues: BTreeMap<(LinkId, LogId), Queue>,
     /// Queues that may have something to ask for or to send.
     touched: BTreeSet<(LinkId, LogId)>,
-    deliveries: BTreeMap<(LinkId, ShardId), v1::Deliver>,
+    deliveries: BTreeMap<(LinkId, ShardId), Gathered>,
     out: Vec<LinkItem>,
 }
 
@@ -237,11 +244,22 @@ impl Links {
             return;
         }
         let pieces = pieces(&delivery, parts);
-        let deliver = self.deliveries.entry((link, shard)).or_default();
-        deliver.shard = shard.0;
-        deliver.term = term.0;
-        deliver.deliveries.push(delivery);
-        deliver.deliveries.extend(pieces);
+        for delivery in std::iter::once(delivery).chain(pieces) {
+            let gathered = self.deliveries.entry((link, shard)).or_default();
+            gathered.bytes += delivery.record.len() + delivery.piece.len();
+            gathered.deliver.shard = shard.0;
+            gathered.deliver.term = term.0;
+            gathered.deliver.deliveries.push(delivery);
+            if gathered.bytes >= FRAME_BYTES_TARGET {
+                self.flush_delivery((link, shard));
+            }
+        }
+    }
+
+    fn flush_delivery(&mut self, key: (LinkId, ShardId)) {
+        if let Some(gathered) = self.deliveries.remove(&key) {
+            self.out.push(LinkItem { link: key.0, item: v1::node_item::Item::Deliver(gathered.deliver) });
+        }
     }
 
     fn flush_deliveries(&mut self, only: Option<LinkId>) {
@@ -254,9 +272,7 @@ impl Links {
             None => self.deliveries.keys().copied().collect(),
         };
         for key in keys {
-            if let Some(deliver) = self.deliveries.remove(&key) {
-                self.out.push(LinkItem { link: key.0, item: v1::node_item::Item::Deliver(deliver) });
-            }
+            self.flush_delivery(key);
         }
     }
 
@@ -293,3 +309,6 @@ fn pieces(head: &v1::Delivery, parts: Vec<Bytes>) -> Vec<v1::Delivery> {
     };
     parts.into_iter().map(piece).collect()
 }
+
+#[cfg(test)]
+mod tests;
