@@ -20,27 +20,20 @@ const MESSAGES: u64 = 5;
 fn a_large_transient_message_crosses_two_gateways() -> Result<()> {
     run("large_transient", Duration::from_secs(120), async |dir| {
         let cluster = Cluster::start(dir, 2, &[]).await?;
-        let (here, there) = (&cluster.amqp()[0], &cluster.amqp()[1]);
-        let publisher = connect_once(here).await?;
-        let consumer = connect_once(there).await?;
+        let gateways = cluster.amqp();
+        let publisher = connect_once(&gateways[0]).await?;
+        let consumer = connect_once(&gateways[1]).await?;
         let channel = publisher.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        channel
-            .queue_declare("large".into(), QueueDeclareOptions::default(), FieldTable::default())
-            .await?;
+        channel.queue_declare("large".into(), QueueDeclareOptions::default(), FieldTable::default()).await?;
         // The first goes to a consumer that waits, the others wait in the queue, and a small one keeps its place.
         let (consuming, mut deliveries) = consume(&consumer, "large", 0).await?;
         for number in 0..MESSAGES {
             let bytes = if number == 2 { 100 } else { BYTES };
+            let sent_body = body(number, bytes);
             let properties = BasicProperties::default().with_delivery_mode(1);
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            let sent = channel.basic_publish(
-                "".into(),
-                "large".into(),
-                options,
-                &body(number, bytes),
-                properties,
-            );
+            let sent = channel.basic_publish("".into(), "large".into(), options, &sent_body, properties);
             let confirm = sent.await?.await?;
             ensure!(confirm.is_ack() && confirm.take_message().is_none(), "message {number} was not taken");
             if number == 0 {
