@@ -38,6 +38,20 @@ use tokio::task::JoinSet;
 /// How long a start waits for the storage tier.
 const STORAGE_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Counters that are shown from the start on, so that alerts see the first event too.
+const COUNTERS: [&str; 10] = [
+    "longshore_gateway_publishes_total",
+    "longshore_gateway_deliveries_total",
+    "longshore_gateway_unroutable_total",
+    "longshore_gateway_links_lost_total",
+    "longshore_gateway_sessions_lost_total",
+    "longshore_gateway_logins_refused_total",
+    "longshore_amqp_logins_refused_total",
+    "longshore_amqp_connections_opened_total",
+    "longshore_amqp_returned_total",
+    "longshore_connection_panics_total",
+];
+
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -97,6 +111,10 @@ impl Gateway {
     /// Starts listening once the storage tier answers and the gateway has its session.
     pub async fn start(config: GatewayConfig, tls: TlsConfig) -> Result<Gateway, StartError> {
         let metrics = longshore_metrics::recorder()?;
+        for name in COUNTERS {
+            metrics::counter!(name).increment(0);
+        }
+        metrics::counter!("longshore_connections_refused_total", "reason" => "limit").increment(0);
         let broker = start_broker(&config, &tls).await?;
         let state =
             Arc::new(GatewayState { broker: broker.clone(), metrics, stopping: AtomicBool::new(false) });

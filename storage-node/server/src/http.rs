@@ -40,11 +40,23 @@ struct Shown {
     standing: watch::Receiver<Standing>,
 }
 
+/// Counters that are shown from the start on, so that alerts see the first event too.
+const COUNTERS: [&str; 5] = [
+    "longshore_leader_changes_total",
+    "longshore_snapshots_installed_total",
+    "longshore_read_errors_total",
+    "longshore_record_jobs_failed_total",
+    "longshore_peer_frames_dropped_total",
+];
+
 /// The routes of a node with an HTTP listener of its own.
 pub(crate) fn router(standing: watch::Receiver<Standing>) -> Router {
     let metrics = longshore_metrics::recorder()
         .inspect_err(|error| tracing::warn!(%error, "this node shows no metrics"))
         .ok();
+    for name in COUNTERS {
+        metrics::counter!(name).increment(0);
+    }
     Router::new()
         .route("/health/live", get(|| async { "ok\n" }))
         .route("/health/ready", get(ready))
