@@ -2,16 +2,17 @@
 //! proposes it**; apply believes what it gets.
 //!
 //! The rule: an ack or a refusal is dropped if the message is out to another session (a settle of an older term, or of a
-//! lease that ended); a return is kept only if the message is out to this very session and nobody is returning it
-//! yet, since a second return would end the lease of whoever got the message after the first.
+//! lease that ended); a return is kept only if the message is out to this very session by a lease of the term in which
+//! the session got it, and nobody is returning it yet: it would end the lease of whoever got the message after that one.
 //! A changed batch is encoded anew with the same session, number and items, so that outcomes keep their places.
 
 use crate::command::QueueId;
 use crate::delivery::Delivery;
 use crate::durable::Durable;
+use crate::leases::Lease;
 use bytes::Bytes;
 use longshore_wire::batch::{Batch, BatchBuilder, Item, Returned, Settle};
-use longshore_wire::{DecodeError, Offset, OffsetRange, SessionId};
+use longshore_wire::{DecodeError, Offset, OffsetRange, SessionId, Term};
 
 impl Delivery {
     /// The settle to propose instead of `settle`, `None`: as it is. Its returns count as under way from now on.
@@ -26,7 +27,7 @@ impl Delivery {
         };
         let admitted = Settle {
             acked: not_with_others(&settle.acked, session, durable),
-            returned: own_returns(&settle.returned, session, durable),
+            returned: own_returns(&settle.returned, (session, settle.term), durable),
             dead: settle.dead.iter().copied().filter(|(at, _)| !with_other(*at, session, durable)).collect(),
             ..*settle
         };
@@ -99,11 +100,16 @@ fn not_with_others(ranges: &[OffsetRange], session: SessionId, durable: &Durable
     kept
 }
 
-fn own_returns(returned: &[Returned], session: SessionId, durable: &mut Durable) -> Vec<Returned> {
+fn own_returns(
+    returned: &[Returned],
+    (session, term): (SessionId, Term),
+    durable: &mut Durable,
+) -> Vec<Returned> {
     let leases = &mut durable.desk.leases;
     let mut kept = Vec::with_capacity(returned.len());
     for back in returned {
-        if leases.get(back.offset).is_some_and(|lease| lease.owner.session == session && !lease.ending) {
+        let own = |lease: &Lease| lease.owner.session == session && lease.term == term && !lease.ending;
+        if leases.get(back.offset).is_some_and(own) {
             leases.set_returning(back.offset);
             kept.push(*back);
         }

@@ -269,8 +269,13 @@ impl Durable {
         self.takes.taken(at, lease, &mut core.outbox);
     }
 
-    /// A message is ready again.
+    /// A message is ready again. A return that is applied twice (the leader proposes its own again when it has not heard of them
+    /// for long) ends no lease that began after the first: those of this term whose return nobody proposed stand.
     pub fn returned(&mut self, at: Offset, core: &mut Core) {
+        let stands = |lease: &Lease| lease.term == core.term && !lease.ending && !lease.returning;
+        if self.desk.leases.get(at).is_some_and(stands) {
+            return;
+        }
         if self.desk.leases.remove(at).is_some() {
             core.counters.leases = core.counters.leases.saturating_sub(1);
             core.counters.returned += 1;

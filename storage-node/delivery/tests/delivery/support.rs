@@ -174,6 +174,14 @@ impl World {
         }
     }
 
+    /// Applies the first of what was proposed and waits.
+    pub fn release_one(&mut self) {
+        if !self.held_items.is_empty() {
+            let item = self.held_items.remove(0);
+            self.command(item);
+        }
+    }
+
     fn answer(&mut self, load: Action) {
         match load {
             Action::LoadRows { id, .. } | Action::FindTime { id, .. } if self.failures > 0 => {
