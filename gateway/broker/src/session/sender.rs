@@ -261,7 +261,9 @@ impl<T> Sender<T> {
         self.in_flight.get_mut(usize::try_from(at).ok()?)
     }
 
-    /// A batch's outcomes came. A second one for the same number is ignored.
+    /// A batch's outcomes came. A second one for the same number is ignored, and so is one of a batch that must go again: an
+    /// earlier leader's word, which the report of what is held has overtaken. The new leader counts as held what was returned
+    /// then, until the batch itself reaches it and says otherwise.
     pub fn outcome(
         &mut self,
         number: BatchNo,
@@ -269,7 +271,7 @@ impl<T> Sender<T> {
         out: &mut Vec<Resolved<T>>,
     ) -> Result<(), SenderError> {
         let Some(batch) = self.at(number) else { return Ok(()) };
-        if batch.state == State::Done {
+        if matches!(batch.state, State::Done | State::Unsent) {
             return Ok(());
         }
         if outcomes.len() != batch.tags.len() {

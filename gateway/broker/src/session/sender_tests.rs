@@ -99,6 +99,24 @@ fn a_new_leader_gets_the_same_bytes_in_order() {
     assert_eq!(number(&again[3]), BatchNo(4));
 }
 
+/// The new leader was told that the message is held; only the batch itself ends that (simulation, a message that stayed out
+/// with a consumer that had returned it).
+#[test]
+fn an_earlier_leaders_outcome_does_not_keep_a_batch_from_the_new_one() {
+    let mut sender = sender();
+    let returned = [(Offset(3), End::Returned { counted: true })];
+    sender.settle((LOG, CursorId(0), Term(5)), returned, 9);
+    let sent = sender.poll().unwrap();
+    sender.connected();
+    let mut out = Vec::new();
+    sender.outcome(BatchNo(1), vec![Outcome::Done(1)], &mut out).unwrap();
+    assert_eq!(out, []);
+    assert_eq!(sender.poll(), Some(sent));
+    sender.outcome(BatchNo(1), vec![Outcome::Done(1)], &mut out).unwrap();
+    assert_eq!(out, [Resolved::Settled(9)]);
+    assert!(sender.is_idle());
+}
+
 #[test]
 fn settlements_pass_while_there_is_no_space() {
     let mut sender = sender();
