@@ -2,8 +2,8 @@
 //! proposes it**; apply believes what it gets.
 //!
 //! The rule: an ack or a refusal is dropped if the message is out to another session (a settle of an older term, or of a
-//! lease that ended); a return is kept only if the message is out to this very session by a lease of the term in which
-//! the session got it, and nobody is returning it yet: it would end the lease of whoever got the message after that one.
+//! lease that ended); a return is kept only if the message is out to this very session by a lease no newer than the
+//! settle's term, and nobody is returning it yet: it would end the lease of whoever got the message after that one.
 //! A changed batch is encoded anew with the same session, number and items, so that outcomes keep their places.
 
 use crate::command::QueueId;
@@ -21,6 +21,13 @@ impl Delivery {
             return None;
         }
         let queue = QueueId { log: settle.log, cursor: settle.cursor };
+        if settle.term < self.core.term {
+            let durable = self.durable.get(&queue);
+            let is_out = |at: Offset| durable.is_some_and(|durable| durable.desk.leases.contains(at));
+            for back in settle.returned.iter().filter(|back| !is_out(back.offset)) {
+                self.core.note_returned_early(session, queue, back.offset);
+            }
+        }
         let Some(durable) = self.durable.get_mut(&queue) else {
             let nothing_out = Settle { returned: Vec::new(), ..settle.clone() };
             return (!settle.returned.is_empty()).then_some(nothing_out);
@@ -108,7 +115,7 @@ fn own_returns(
     let leases = &mut durable.desk.leases;
     let mut kept = Vec::with_capacity(returned.len());
     for back in returned {
-        let own = |lease: &Lease| lease.owner.session == session && lease.term == term && !lease.ending;
+        let own = |lease: &Lease| lease.owner.session == session && lease.term <= term && !lease.ending;
         if leases.get(back.offset).is_some_and(own) {
             leases.set_returning(back.offset);
             kept.push(*back);

@@ -27,6 +27,9 @@ pub(crate) struct Waiting {
 }
 
 /// Shared by the queues of a shard.
+/// Early returns that are remembered.
+const RETURNED_EARLY_MAX: usize = 65_536;
+
 #[derive(Debug)]
 pub(crate) struct Core {
     pub config: Config,
@@ -38,6 +41,9 @@ pub(crate) struct Core {
     /// Sessions that have said in this term all that they hold of earlier ones. What they name later may have been returned
     /// meanwhile, by a settlement that their word has overtaken.
     pub reported: BTreeSet<SessionId>,
+    /// Returned by sessions that had not reported yet: batches meant for an earlier leader, ahead of the report that still names
+    /// these messages as held. It claims them no more.
+    returned_early: BTreeSet<(SessionId, QueueId, Offset)>,
     pub loads: BTreeMap<LoadId, LoadFor>,
     /// Queues that could hand over more if the shard's bound on leases allowed it.
     pub starved: BTreeSet<QueueId>,
@@ -60,6 +66,7 @@ impl Core {
             inherited: Index(0),
             waiting: None,
             reported: BTreeSet::new(),
+            returned_early: BTreeSet::new(),
             loads: BTreeMap::new(),
             starved: BTreeSet::new(),
             turn: 1,
@@ -78,10 +85,29 @@ impl Core {
         self.next_lease = 0;
     }
 
+    /// A session returned a message that it had under an earlier leader and does not hold here. What is beyond the bound stays
+    /// out with its consumer until that ends.
+    pub fn note_returned_early(&mut self, session: SessionId, queue: QueueId, at: Offset) {
+        if !self.reported.contains(&session) && self.returned_early.len() < RETURNED_EARLY_MAX {
+            self.returned_early.insert((session, queue, at));
+        }
+    }
+
+    /// Whether the session returned the message before it named it as held; true once.
+    pub fn was_returned_early(&mut self, session: SessionId, queue: QueueId, at: Offset) -> bool {
+        self.returned_early.remove(&(session, queue, at))
+    }
+
+    /// The session has said what it holds, or is gone.
+    pub fn forget_returned_early(&mut self, session: SessionId) {
+        self.returned_early.retain(|(of, ..)| *of != session);
+    }
+
     /// Forgets a term.
     pub fn end(&mut self) {
         self.waiting = None;
         self.reported.clear();
+        self.returned_early.clear();
         self.loads.clear();
         self.starved.clear();
         self.outbox.clear();

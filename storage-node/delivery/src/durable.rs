@@ -320,7 +320,7 @@ impl Durable {
         cursor: &C,
         core: &mut Core,
     ) {
-        let reported = core.reported.contains(&owner.session);
+        let (queue, reported) = (self.queue(), core.reported.contains(&owner.session));
         for held in held {
             let at = held.offset;
             if at >= log.next || cursor.is_settled(at) {
@@ -333,6 +333,7 @@ impl Durable {
                         self.desk.leases.hand_on(at, owner);
                     }
                 }
+                None if core.was_returned_early(owner.session, queue, at) => {}
                 None if held.term < core.term && !reported && self.is_free(at, cursor) => {
                     let lease = Lease {
                         id: held.lease,

@@ -1,10 +1,10 @@
 //! Gateways' batches before they are proposed: what is dropped, and that everything else stays as it was.
 
 use crate::support::{Publish, World};
-use longshore_delivery::{Action, Attach, Config, ConsumerKey, Mode, QueueId};
+use longshore_delivery::{Action, Attach, Config, ConsumerKey, Held, Mode, QueueId};
 use longshore_wire::batch::{Batch, BatchBuilder, DeadReason, Item, Returned, Settle};
 use longshore_wire::spec::LogSpec;
-use longshore_wire::{BatchNo, CursorId, LogId, Offset, OffsetRange, SessionId, Term};
+use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, Offset, OffsetRange, SessionId, Term};
 
 const LOG: LogId = LogId(1);
 const MINE: SessionId = SessionId(1);
@@ -113,4 +113,29 @@ fn a_batch_without_conflict_goes_as_it_came() {
     builder.push(&Item::Settle(Settle { acked: vec![range(5, 7)], returned: vec![], ..settle() }));
     let batch = Batch::parse(builder.finish(BatchNo(1))).unwrap();
     assert_eq!(world.delivery.admit_batch(&batch).unwrap(), None);
+}
+
+/// On one stream: a batch that was sent to the leader of before, then the attach and the report for the new one. The return
+/// stands, although nothing was out yet (simulation: a message that stayed out with a consumer that had returned it).
+#[test]
+fn what_is_returned_before_its_sessions_report_is_not_claimed_by_the_report() {
+    let mut world = world();
+    world.lead(2);
+    let mut builder = BatchBuilder::new(MINE);
+    builder.push(&Item::Settle(Settle { returned: returned(&[3]), ..settle() }));
+    let batch = Batch::parse(builder.finish(BatchNo(1))).unwrap();
+    world.delivery.admit_batch(&batch).unwrap();
+    let queue = QueueId { log: LOG, cursor: CursorId(0) };
+    let held = |offset| Held { offset: Offset(offset), lease: LeaseId(offset + 1), term: Term(1) };
+    world.delivery.hold(world.now, MINE, queue, &[held(2), held(3)], &world.shard);
+    world.delivery.session_reported(world.now, MINE);
+    assert_eq!(world.delivery.stat(queue, &world.shard).unwrap().unacked, 1);
+}
+
+#[test]
+fn a_return_of_an_earlier_term_does_not_end_a_newer_lease_of_the_same_session() {
+    let mut world = world();
+    let late = Settle { returned: returned(&[3]), term: Term(0), ..settle() };
+    let admitted = world.delivery.admit_settle(&late, MINE).unwrap();
+    assert_eq!(admitted.returned, []);
 }

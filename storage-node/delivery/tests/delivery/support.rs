@@ -166,11 +166,16 @@ impl World {
 
     /// Answers what waits and applies what was proposed.
     pub fn release(&mut self) {
-        for load in std::mem::take(&mut self.held_loads) {
-            self.answer(load);
-        }
+        self.release_loads();
         for item in std::mem::take(&mut self.held_items) {
             self.command(item);
+        }
+    }
+
+    /// Answers the loads that wait.
+    pub fn release_loads(&mut self) {
+        for load in std::mem::take(&mut self.held_loads) {
+            self.answer(load);
         }
     }
 

@@ -10,7 +10,7 @@
 //! stat LOG      explain LOG           counters
 //! purge LOG     rewind LOG OFFSET     trim LOG OFFSET     drop LOG
 //! wait MS       leader TERM           reported G          close G     link-lost G
-//! lease on|off  hold-work on|off  apply-one
+//! lease on|off  hold-work on|off  apply-one  load
 //! declare G/CONNECTION NAME [exclusive] [auto-delete] [ttl=MS] [expires=MS] [single-active]
 //! find NAME [use]     send NAME... m1 [ttl=MS] [prio=N]     tack G NAME m1 ...    treturn G NAME m1 ...
 //! delete NAME [if-unused] [if-empty]     delete-owned G/CONNECTION     tpurge NAME
@@ -349,6 +349,7 @@ impl Story {
             "link-lost" => self.world.delivery.link_lost(session(words.plain[1])),
             "lease" => self.world.may_deliver = words.plain[1] == "on",
             "apply-one" => self.world.release_one(),
+            "load" => self.world.release_loads(),
             "hold-work" => {
                 self.world.hold = words.plain[1] == "on";
                 if !self.world.hold {
