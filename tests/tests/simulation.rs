@@ -13,10 +13,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of an ordinary run.
-const SEEDS: u64 = 200;
-/// Seeds that find a fault that is not mended yet; an ordinary run leaves them out and says so. 73: a message is leased twice in
-/// one term. 84 and 133: a message stays out with a consumer that does not have it. 190: the leader passes over ready messages.
-const OPEN: [u64; 4] = [73, 84, 133, 190];
+const SEEDS: u64 = 500;
+/// Seeds that find a fault that is not mended yet; an ordinary run leaves them out and says so. 218: a message is handed over
+/// after its settlement was confirmed. 380: three messages were confirmed and lost. 456: leased twice in one term.
+const OPEN: [u64; 3] = [218, 380, 456];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

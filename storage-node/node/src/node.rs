@@ -23,6 +23,8 @@ use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Between two tries to let another node lead a group that lacks records here, in milliseconds.
+const HAND_OVER_PAUSE_MS: u64 = 5_000;
 /// Between two looks at everything that is only level-triggered, in milliseconds.
 const UPKEEP_MS: u64 = 250;
 /// Between two looks at the gauges, in milliseconds.
@@ -77,8 +79,9 @@ pub struct Node {
     next_metrics: Mono,
     /// After a failed job of the record store the next one waits until then.
     next_records_job: Mono,
-    /// Groups that may lack records: an index file was found damaged at the start, or delivery missed some.
-    unchecked: Vec<ShardId>,
+    /// Groups that may lack records, because an index file was found damaged at the start, or delivery missed some; each with the
+    /// time from which its leader may be handed over again.
+    lacking: BTreeMap<ShardId, Mono>,
     stopping: bool,
     torn_tail: bool,
 }
@@ -103,7 +106,7 @@ impl Node {
         let damaged = pages.damaged.iter().map(|damaged| damaged.group).collect();
         let host = Host::new(config.clone(), now, records, pages.store, damaged);
         let store = Store::new(config.consensus.clone(), log, now)?;
-        let unchecked = if opened.damaged.is_empty() { Vec::new() } else { store.log().groups() };
+        let suspects = if opened.damaged.is_empty() { Vec::new() } else { store.log().groups() };
         let mut node = Node {
             store,
             host,
@@ -115,7 +118,7 @@ impl Node {
             retired_segments: BTreeSet::new(),
             next_metrics: now,
             next_records_job: now,
-            unchecked,
+            lacking: suspects.into_iter().map(|group| (group, now)).collect(),
             stopping: false,
             torn_tail: recovery.cut_bytes > 0,
         };
@@ -246,12 +249,6 @@ impl Node {
                 break;
             }
         }
-        for group in std::mem::take(&mut self.unchecked) {
-            if self.host.lacks_records(group) {
-                tracing::error!(node = %self.host.node, %group, "this replica lacks records; it will be replaced");
-                self.give_up(group, out);
-            }
-        }
         if now >= self.next_upkeep || self.host.reconcile_due {
             self.upkeep(now, out);
         }
@@ -319,6 +316,36 @@ impl Node {
         }
     }
 
+    /// Replicas that lack records are replaced, one after the other: while the rest of its group is not sound, one that lacks
+    /// some records is worth more than none, but somebody else should lead.
+    fn tend_lacking(&mut self, now: Mono, out: &mut Output) {
+        for (group, hand_over_at) in std::mem::take(&mut self.lacking) {
+            if !self.host.lacks_records(group) {
+                continue;
+            }
+            if self.store.can_be_spared(group, now) {
+                tracing::error!(node = %self.host.node, %group, "this replica lacks records; it will be replaced");
+                self.give_up(group, out);
+            } else if now < hand_over_at {
+                self.lacking.insert(group, hand_over_at);
+            } else {
+                self.hand_over(group);
+                self.lacking.insert(group, now.plus_ms(HAND_OVER_PAUSE_MS));
+            }
+        }
+    }
+
+    /// If this node leads the group, another one should: the one that holds most.
+    fn hand_over(&mut self, group: ShardId) {
+        let Some(status) = self.store.status(group) else { return };
+        let voters = status.matched.iter().filter(|(id, _)| status.membership.voters.contains(id));
+        if let Some((heir, _)) = voters.max_by_key(|(_, matched)| *matched)
+            && let Err(error) = self.store.transfer(group, heir.node())
+        {
+            tracing::debug!(node = %self.host.node, %group, %error, "cannot hand over a group whose records are lacking here");
+        }
+    }
+
     /// A damaged replica ends here; meta is asked for another one.
     fn give_up(&mut self, group: ShardId, out: &mut Output) {
         out.snapshots_installed.push((group, false));
@@ -377,7 +404,7 @@ impl Node {
         let Some(host) = self.host.shards.get_mut(&shard) else { return false };
         let missing = host.delivery.counters().missing;
         if std::mem::replace(&mut host.missing_seen, missing) < missing {
-            self.unchecked.push(shard);
+            self.lacking.entry(shard).or_insert(now);
         }
         if term.is_none() {
             host.proposals.clear();
@@ -614,6 +641,7 @@ impl Node {
             return;
         }
         self.next_upkeep = now.plus_ms(UPKEEP_MS);
+        self.tend_lacking(now, out);
         self.host.tend_checkpoints(&mut self.store, self.stopping, out);
         for (group, host) in &self.host.shards {
             let from = host.shard.oldest_pinned_index().unwrap_or(Index(host.shard.applied().0 + 1));

@@ -3,7 +3,9 @@
 use super::{Group, Turn};
 use crate::api::Role;
 use crate::codec::conf::Change;
+use crate::config::Config;
 use crate::membership::{Plan, plan};
+use longshore_io::Mono;
 use longshore_wire::{Index, NodeId, ReplicaId};
 use raft::{ProgressState, StateRole};
 
@@ -106,14 +108,28 @@ impl Group {
         self.raw.raft.prs().get(id.0).is_some_and(|p| p.matched + entries >= last)
     }
 
-    fn heard_lately(&self, id: ReplicaId, turn: &Turn<'_>) -> bool {
-        self.lease.heard(id).is_some_and(|sent| turn.now.since(sent) < turn.config.lease_us())
+    fn heard_lately(&self, id: ReplicaId, now: Mono, config: &Config) -> bool {
+        self.lease.heard(id).is_some_and(|sent| now.since(sent) < config.lease_us())
+    }
+
+    /// See [`crate::Store::can_be_spared`].
+    pub(crate) fn can_be_spared(&self, now: Mono, config: &Config) -> bool {
+        let raft = &self.raw.raft;
+        let members = self.members();
+        let sound = |id: &ReplicaId| {
+            let holds_all = raft.prs().get(id.0).is_some_and(|p| p.matched >= raft.raft_log.committed);
+            holds_all && self.heard_lately(*id, now, config)
+        };
+        self.lease_until(config).is_some_and(|until| now < until)
+            && members.outgoing.is_empty()
+            && members.voters.len() > 2
+            && members.voters.iter().filter(|id| **id != self.me).all(sound)
     }
 
     /// The voter that answers and lacks least.
     fn best_heir(&self, turn: &Turn<'_>) -> Option<ReplicaId> {
         let others = self.members().voters.iter().filter(|id| **id != self.me);
-        let alive = others.filter(|id| self.heard_lately(**id, turn));
+        let alive = others.filter(|id| self.heard_lately(**id, turn.now, turn.config));
         alive.copied().max_by_key(|id| (self.raw.raft.prs().get(id.0).map_or(0, |p| p.matched), id.0))
     }
 
@@ -129,7 +145,8 @@ impl Group {
             self.calm_ticks = 0;
             return;
         };
-        let calm = self.heard_lately(heir, turn) && self.lags_at_most(heir, BALANCE_LAG_ENTRIES);
+        let calm =
+            self.heard_lately(heir, turn.now, turn.config) && self.lags_at_most(heir, BALANCE_LAG_ENTRIES);
         self.calm_ticks = if calm { self.calm_ticks + 1 } else { 0 };
         if self.calm_ticks >= config.balance_ticks {
             self.calm_ticks = 0;

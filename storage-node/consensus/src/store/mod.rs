@@ -304,6 +304,12 @@ impl Store {
         Ok(())
     }
 
+    /// Whether this replica leads a group whose other voters all answered lately and hold everything that is committed: the
+    /// group stays available without it, and with one more loss after its replacement.
+    pub fn can_be_spared(&self, group: ShardId, now: Mono) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.can_be_spared(now, &self.config))
+    }
+
     /// This node's disk is below its reserve, or above it again: its peers hear it with the answers to their heartbeats.
     pub fn set_short_of_space(&mut self, short: bool) {
         self.space.note(self.config.node, short);
