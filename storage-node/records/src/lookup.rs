@@ -138,11 +138,9 @@ impl Records {
     pub fn rows(&mut self, log: LogId, from: Offset, rows_max: usize) -> Lookup<Vec<Row>> {
         let Some(state) = self.logs.get(&log) else { return Lookup::Ready(Vec::new()) };
         let start = state.next_live(from.0).unwrap_or(u64::MAX);
-        if self.tail.first_of(log).is_some_and(|first| first <= start) {
-            let live =
-                |row: &&Row| state.next_live(row.offset.0.max(start)).is_some_and(|at| at < row.end().0);
-            let rows = self.tail.rows_from(log, Offset(start)).filter(live).take(rows_max);
-            return Lookup::Ready(rows.cloned().collect());
+        let recent = self.recent_rows(log, state, start, rows_max);
+        if !recent.is_empty() {
+            return Lookup::Ready(recent);
         }
         let Some((first, last)) = self.next_window(log, start, rows_max) else {
             return Lookup::Ready(Vec::new());
@@ -162,6 +160,23 @@ impl Records {
         rows.dedup_by_key(|row| row.offset);
         rows.truncate(rows_max);
         Lookup::Ready(rows)
+    }
+
+    /// Live rows of the tail from the one that holds `start` on, up to the first live offset that the tail does not have:
+    /// what a given up installation has brought lies in files behind or between what passed through the tail.
+    fn recent_rows(&self, log: LogId, state: &LogState, start: u64, rows_max: usize) -> Vec<Row> {
+        let (mut rows, mut at) = (Vec::new(), start);
+        for row in self.tail.rows_from(log, Offset(start)) {
+            if row.end().0 <= at {
+                continue;
+            }
+            if row.offset.0 > at || rows.len() == rows_max {
+                break;
+            }
+            rows.push(row.clone());
+            at = state.next_live(row.end().0).unwrap_or(u64::MAX);
+        }
+        rows
     }
 
     /// Rows that are in memory already, with their records: the way of a fresh message from apply to a consumer.
