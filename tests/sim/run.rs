@@ -11,6 +11,7 @@ use longshore_mutations as mutations;
 use longshore_proto::v1::{self, gateway_item, meta_command};
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{LogId, ShardId};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 
 const QUEUES: usize = 6;
@@ -62,6 +63,9 @@ pub fn play(seed: u64, scene: Scene) -> Result<Report, Failure> {
     let trace = world.trace;
     Ok(Report { acknowledged, deliveries, settles, compared, trace, reached: world.reached })
 }
+
+/// Looks in a row, 100 ms apart, at which nothing is left.
+const DRAINED_LOOKS: u32 = 5;
 
 impl World {
     /// Anything breaks at any time, until enough was acknowledged.
@@ -189,13 +193,15 @@ impl World {
     /// Waits until nothing is left to do anywhere.
     fn drain(&mut self, ms: u64) -> Result<(), Failure> {
         let wiped = self.wiped;
+        let calm = Cell::new(0);
         self.until("drained", ms, |world| {
-            let drained = world.is_drained();
+            // What nodes said of themselves may be older than the last confirms: only once it stays so, all is delivered.
+            calm.set(if world.is_drained() { calm.get() + 1 } else { 0 });
             for slot in 0..MACHINES {
                 world.compare_replicas(slot);
                 (1..=SHARDS).for_each(|shard| world.inspect(slot, Caller::Logs { shard }, "logs", shard));
             }
-            drained
+            calm.get() >= DRAINED_LOOKS
         })?;
         self.reached.rebuilt += u64::from(wiped);
         Ok(())

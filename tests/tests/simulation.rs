@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 500;
-/// Seeds that find a fault that is not mended yet; an ordinary run leaves them out and says so. 218: a message is handed over
-/// after its settlement was confirmed. 380: three messages were confirmed and lost. 456: leased twice in one term.
-const OPEN: [u64; 3] = [218, 380, 456];
+/// Seeds that find a fault that is not mended yet; an ordinary run leaves them out and says so. Both show the same: a consumer
+/// ends while a return of its message is under way; the leader returns the message by itself, hands it to another consumer of
+/// the session, and the first return, late, ends that one's lease, since a return names its message and not its lease.
+const OPEN: [u64; 2] = [218, 456];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
