@@ -9,7 +9,7 @@ use crate::{META, NodeConfig, inspect};
 use bytes::Bytes;
 use longshore_checkpoint::{Loaded, PageStore};
 use longshore_consensus::{Action, Event, ProposeError, Role, Store};
-use longshore_delivery::{Action as Delivered, Refused};
+use longshore_delivery::{Action as Delivered, Counters, Refused};
 use longshore_io::{Disk, Mono, WallMs};
 use longshore_log::{LogError, LogWriter, NodeLog, SegmentState};
 use longshore_meta::Meta;
@@ -402,7 +402,8 @@ impl Node {
             self.delivered(shard, action, out);
         }
         let Some(host) = self.host.shards.get_mut(&shard) else { return false };
-        let missing = host.delivery.counters().missing;
+        let Counters { missing, transient_bytes, .. } = host.delivery.counters();
+        self.store.set_stays(shard, transient_bytes > 0);
         if std::mem::replace(&mut host.missing_seen, missing) < missing {
             self.lacking.entry(shard).or_insert(now);
         }

@@ -141,7 +141,8 @@ impl Group {
         home.dedup_by_key(|id| id.node());
         let at = self.id.0 as usize % home.len().max(1);
         let wanted = home.get(at).copied().filter(|id| id.node() != self.me.node());
-        let Some(heir) = wanted.filter(|_| config.balance_ticks > 0 && !self.members().is_joint()) else {
+        let may_go = config.balance_ticks > 0 && !self.stays && !self.members().is_joint();
+        let Some(heir) = wanted.filter(|_| may_go) else {
             self.calm_ticks = 0;
             return;
         };

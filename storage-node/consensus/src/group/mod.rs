@@ -92,6 +92,8 @@ pub(crate) struct Group {
     asked: Option<ReplicaId>,
     transferring: Option<ReplicaId>,
     calm_ticks: u64,
+    /// See [`crate::Store::set_stays`].
+    pub(crate) stays: bool,
     incoming: Option<Incoming>,
     /// Receivers that have their bodies, since when; Raft's own acknowledgement should have come.
     delivered: Vec<(ReplicaId, Mono)>,
@@ -142,6 +144,7 @@ impl Group {
             asked: None,
             transferring: None,
             calm_ticks: 0,
+            stays: false,
             incoming: None,
             delivered: Vec::new(),
             failed: Vec::new(),

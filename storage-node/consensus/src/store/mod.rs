@@ -310,6 +310,13 @@ impl Store {
         self.groups.get(&group).is_some_and(|group| group.can_be_spared(now, &self.config))
     }
 
+    /// Whether a leadership has something in memory that a change of leader would lose: it is not moved for balance then.
+    pub fn set_stays(&mut self, group: ShardId, stays: bool) {
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.stays = stays;
+        }
+    }
+
     /// This node's disk is below its reserve, or above it again: its peers hear it with the answers to their heartbeats.
     pub fn set_short_of_space(&mut self, short: bool) {
         self.space.note(self.config.node, short);
