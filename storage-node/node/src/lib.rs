@@ -8,7 +8,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`io`] | inputs, outputs, tasks |
-//! | `node` | opening, and the turn |
+//! | `node`, `node/open` | the turn; opening what the data directory holds |
 //! | `host` | the machines behind consensus |
 //! | `shard_host` | one shard: state, delivery |
 //! | `meta_host` | group 0: commands, followers, leases |

@@ -1,27 +1,26 @@
-//! Opening a node, and its turn.
+//! A node and its turn.
 
 use crate::host::Host;
 use crate::io::{Input, LinkId, Output, Reply, Standing, Task, TaskDone, Ticket};
 use crate::segments::{SegmentBook, log_id, place_of, record_id};
-use crate::shard_host::ShardHost;
-use crate::snapshots::{View, staged_group};
-use crate::{META, NodeConfig, inspect};
+use crate::{META, inspect};
 use bytes::Bytes;
-use longshore_checkpoint::{Loaded, PageStore};
 use longshore_consensus::{Action, Event, ProposeError, Role, Store};
 use longshore_delivery::{Action as Delivered, Counters, Refused};
-use longshore_io::{Disk, Mono, WallMs};
-use longshore_log::{LogError, LogWriter, NodeLog, SegmentState};
-use longshore_meta::Meta;
+use longshore_io::{Mono, WallMs};
+use longshore_log::{LogError, SegmentState};
 use longshore_mutations::{self as mutations, Mutation};
 use longshore_proto::v1::{self, FormCluster, MetaCommand, meta_command::Command, node_item};
-use longshore_records::{JobOutcome, Records, RecordsError, SegmentInfo};
-use longshore_shard::Shard;
+use longshore_records::{JobOutcome, RecordsError, SegmentInfo};
 use longshore_wire::context::EntryContext;
-use longshore_wire::{Index, LogTime, NodeId, ReplicaId, ShardId};
+use longshore_wire::{Index, LogTime, ReplicaId, ShardId};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+pub use open::OpenError;
+
+mod open;
 
 /// Between two tries to let another node lead a group that lacks records here, in milliseconds.
 const HAND_OVER_PAUSE_MS: u64 = 5_000;
@@ -33,23 +32,6 @@ const METRICS_MS: u64 = 1_000;
 const FAILED_JOB_PAUSE_MS: u64 = 5_000;
 /// Turns of consensus within one turn of the node: the second carries what the first caused.
 const ROUNDS_MAX: usize = 2;
-
-/// Why a node cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The node log.
-    #[error(transparent)]
-    Log(#[from] longshore_log::OpenError),
-    /// The record store.
-    #[error(transparent)]
-    Records(#[from] RecordsError),
-    /// The checkpoints.
-    #[error(transparent)]
-    Checkpoints(#[from] longshore_checkpoint::OpenError),
-    /// Consensus.
-    #[error(transparent)]
-    Consensus(#[from] longshore_consensus::OpenError),
-}
 
 /// Why a node cannot go on: its process must end. What was acknowledged is safe.
 #[derive(Debug, thiserror::Error)]
@@ -87,141 +69,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens what the data directory holds. Blocking; the first turn then applies what was committed.
-    pub fn open(config: NodeConfig, disk: Arc<dyn Disk>, now: Mono) -> Result<(Node, LogWriter), OpenError> {
-        let (log, writer, recovery) = NodeLog::open(Arc::clone(&disk), config.log.clone())?;
-        for damage in &recovery.damage {
-            tracing::error!(node = %config.node, ?damage, "the node log is damaged");
-        }
-        let book = Arc::new(SegmentBook::default());
-        let existing = segment_infos(&log, &book);
-        let known_segments = existing.iter().map(|segment| segment.id).collect();
-        let rewrite_bytes_per_run = config.rewrite_bytes_per_s * UPKEEP_MS / 1_000;
-        let records_config = longshore_records::Config { rewrite_bytes_per_run, ..config.records.clone() };
-        let (records, opened) = Records::open(Arc::clone(&disk), book.clone(), records_config, &existing)?;
-        for damaged in &opened.damaged {
-            tracing::error!(node = %config.node, ?damaged, "an index file is damaged; who lacks its records is rebuilt");
-        }
-        let pages = PageStore::open(disk, config.checkpoint.clone())?;
-        let damaged = pages.damaged.iter().map(|damaged| damaged.group).collect();
-        let host = Host::new(config.clone(), now, records, pages.store, damaged);
-        let store = Store::new(config.consensus.clone(), log, now)?;
-        let suspects = if opened.damaged.is_empty() { Vec::new() } else { store.log().groups() };
-        let mut node = Node {
-            store,
-            host,
-            book,
-            events: Vec::new(),
-            consensus: longshore_consensus::Output::default(),
-            next_upkeep: now,
-            known_segments,
-            retired_segments: BTreeSet::new(),
-            next_metrics: now,
-            next_records_job: now,
-            lacking: suspects.into_iter().map(|group| (group, now)).collect(),
-            stopping: false,
-            torn_tail: recovery.cut_bytes > 0,
-        };
-        node.open_groups(pages.loaded, now);
-        Ok((node, writer))
-    }
-
-    /// Opens every group of the log with its checkpoint, or with the snapshot staged for it if that is newer.
-    fn open_groups(&mut self, loaded: Vec<Loaded>, now: Mono) {
-        let mut checkpoints: BTreeMap<ShardId, Loaded> = BTreeMap::new();
-        let mut staged: BTreeMap<ShardId, Loaded> = BTreeMap::new();
-        for checkpoint in loaded {
-            match staged_group(checkpoint.group) {
-                Some(group) => staged.insert(group, checkpoint),
-                None => checkpoints.insert(checkpoint.group, checkpoint),
-            };
-        }
-        for group in self.store.log().groups() {
-            if self.host.damaged.contains(&group) {
-                continue;
-            }
-            let base = self.store.log().first_index(group).map_or(0, |first| first.0.saturating_sub(1));
-            let mut best = checkpoints.remove(&group);
-            let is_behind = best.as_ref().is_none_or(|checkpoint| checkpoint.mark.index.0 < base);
-            if let (true, Some(snapshot)) = (is_behind, staged.remove(&group))
-                && snapshot.mark.index.0 == base
-            {
-                self.host.replace_checkpoint.insert(group);
-                best = Some(snapshot);
-            }
-            self.open_group(group, best, now);
-        }
-    }
-
-    fn open_group(&mut self, group: ShardId, checkpoint: Option<Loaded>, now: Mono) {
-        let applied = checkpoint.as_ref().map_or(Index(0), |checkpoint| checkpoint.mark.index);
-        let pages = checkpoint.map(|checkpoint| checkpoint.pages).unwrap_or_default();
-        let fresh = pages.is_empty();
-        let restored = if group == META {
-            let meta = if fresh { Ok(Meta::new()) } else { Meta::restore(pages).map_err(|e| e.to_string()) };
-            meta.map(|meta| self.host.meta.meta = meta)
-        } else {
-            let shard = if fresh {
-                Ok(Shard::new(group))
-            } else {
-                Shard::restore(group, pages).map_err(|e| e.to_string())
-            };
-            shard.map(|shard| {
-                self.host.records.recover(group, &View(&shard));
-                let host = ShardHost::new(group, self.host.node, shard, self.host.config.delivery.clone());
-                self.host.shards.insert(group, host);
-            })
-        };
-        if let Err(error) = restored {
-            tracing::error!(%group, %error, "a checkpoint cannot be read");
-            self.host.damaged.insert(group);
-            return;
-        }
-        // A replica that never had members was only about to join: meta's word makes it join again.
-        let Some(me) = self.replica_of(group) else {
-            self.host.shards.remove(&group);
-            return;
-        };
-        match self.store.open(group, me, applied, now) {
-            Ok(()) => {
-                self.host.replicas.insert(group, me);
-                if applied > Index(0) {
-                    self.store.checkpointed(group, applied);
-                }
-            }
-            Err(error) => {
-                tracing::error!(node = %self.host.node, %group, %error, "a replica cannot be opened; it will be replaced");
-                self.host.shards.remove(&group);
-                self.host.damaged.insert(group);
-            }
-        }
-    }
-
-    /// This node's replica id in a group, from the log's membership record: the newest, since a newer replica begins
-    /// with an empty log.
-    fn replica_of(&self, group: ShardId) -> Option<ReplicaId> {
-        let members = self.store.stored_membership(group)?;
-        members.members().filter(|replica| replica.node() == self.host.node).max()
-    }
-
     /// Whether this node has a replica of meta.
     pub fn has_meta(&self) -> bool {
         self.store.groups().any(|group| group == META)
-    }
-
-    /// Makes this node's replica of meta, as every node that forms the cluster does in the same way.
-    pub fn form(&mut self, nodes: &[NodeId], now: Mono) -> Result<(), OpenError> {
-        if self.store.groups().any(|group| group == META) {
-            return Ok(());
-        }
-        let voters: Vec<ReplicaId> =
-            nodes.iter().take(longshore_meta::COPIES).map(|node| ReplicaId::new(*node, 1)).collect();
-        let me = ReplicaId::new(self.host.node, 1);
-        if voters.contains(&me) {
-            self.store.bootstrap(META, me, &voters, now)?;
-            self.host.replicas.insert(META, me);
-        }
-        Ok(())
     }
 
     /// What forms the cluster; one node of it is told so.
@@ -721,26 +571,6 @@ impl Node {
 pub(crate) fn blocked_item(blocked: bool) -> node_item::Item {
     let reason = if blocked { "low on disk" } else { "" }.to_owned();
     node_item::Item::Blocked(v1::Blocked { blocked, reason })
-}
-
-fn segment_infos(log: &NodeLog, book: &SegmentBook) -> Vec<SegmentInfo> {
-    let last: Vec<_> = log
-        .groups()
-        .into_iter()
-        .filter_map(|group| log.last_appended(group).map(|last| (group, last.0)))
-        .collect();
-    let info = |segment: longshore_log::SegmentInfo| {
-        book.pin(log, record_id(segment.id));
-        let retired = segment.state == SegmentState::Retired;
-        SegmentInfo {
-            id: record_id(segment.id),
-            bytes: segment.bytes,
-            sealed: segment.state != SegmentState::Open,
-            retired,
-            last: if retired { Vec::new() } else { last.clone() },
-        }
-    };
-    log.segments().into_iter().map(info).collect()
 }
 
 /// The command that forms a cluster.
