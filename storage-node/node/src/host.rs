@@ -70,6 +70,8 @@ pub(crate) struct Host {
     pub usage: Usage,
     /// Snapshots that were installed in this turn: their senders are answered.
     pub installed: Vec<ShardId>,
+    /// Groups whose log is ahead of their machine: nothing may be applied to it any more.
+    pub unrestored: BTreeSet<ShardId>,
     /// When groups that pin the oldest segment are checkpointed next, however small that is.
     pub unpin_at: Mono,
     /// What its metrics have shown.
@@ -116,6 +118,7 @@ impl Host {
             reconcile_due: true,
             usage: Usage::default(),
             installed: Vec::new(),
+            unrestored: BTreeSet::new(),
             unpin_at: now,
             shown: Shown::default(),
         }
@@ -251,6 +254,9 @@ impl Host {
 
 impl Machine for Host {
     fn apply(&mut self, group: ShardId, index: Index, term: Term, context: &Bytes, data: &Bytes) {
+        if self.unrestored.contains(&group) {
+            return;
+        }
         if group == META {
             let before = self.meta.meta.revision();
             self.meta.apply(index, term, context, data, self.now, &mut self.replies);

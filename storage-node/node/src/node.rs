@@ -137,6 +137,10 @@ impl Node {
         for action in consensus.actions.drain(..) {
             self.action(action, out);
         }
+        for group in std::mem::take(&mut self.host.unrestored) {
+            tracing::error!(node = %self.host.node, %group, "a snapshot is not here any more; this replica will be replaced");
+            self.give_up(group, out);
+        }
         self.consensus = consensus;
         Ok(())
     }

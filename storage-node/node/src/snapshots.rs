@@ -215,7 +215,12 @@ impl Host {
 
     /// Consensus has made the staged snapshot the group's history.
     pub(crate) fn restore_staged(&mut self, group: ShardId, meta: &SnapshotMeta) {
-        let Some(installing) = self.installing.remove(&group) else { return };
+        let installing = self.installing.remove(&group).filter(|known| known.meta.index == meta.index);
+        let Some(installing) = installing else {
+            // Consensus goes on above the mark: the machine as it is would apply with a gap.
+            self.unrestored.insert(group);
+            return;
+        };
         tracing::info!(node = %self.node, %group, index = %meta.index, "installed a snapshot");
         metrics::counter!("longshore_snapshots_installed_total").increment(1);
         match installing.state {

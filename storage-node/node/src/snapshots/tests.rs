@@ -3,14 +3,19 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may end by them")]
 
 use super::*;
+use crate::NodeConfig;
 use crate::segments::SegmentBook;
+use longshore_checkpoint::PageStore;
+use longshore_consensus::{Machine, Membership};
+use longshore_io::Mono;
 use longshore_io::sim::SimDisk;
 use longshore_proto::v1::FetchedRecord;
 use longshore_records::{Config, ImportFor, JobOutcome, Lookup, Parts};
 use longshore_shard::Effects;
 use longshore_wire::batch::{BatchBuilder, Item};
 use longshore_wire::context::EntryContext;
-use longshore_wire::{BatchNo, SessionId, Term};
+use longshore_wire::{BatchNo, NodeId, SessionId, Term};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const GROUP: ShardId = ShardId(3);
@@ -39,6 +44,32 @@ fn uploading() -> Shard {
 fn records() -> Records {
     let disk = Arc::new(SimDisk::new(1));
     Records::open(disk, Arc::new(SegmentBook::default()), Config::default(), &[]).unwrap().0
+}
+
+/// A node's host with one shard, in which an upload has begun.
+fn host() -> Host {
+    let node = NodeId(1);
+    let config = NodeConfig {
+        cluster: String::new(),
+        node,
+        consensus: longshore_consensus::Config::new(node),
+        log: longshore_log::LogConfig::default(),
+        records: Config::default(),
+        checkpoint: longshore_checkpoint::Config::default(),
+        delivery: longshore_delivery::Config::default(),
+        checkpoint_bytes: 1 << 20,
+        reserve_bytes: 0,
+        rewrite_bytes_per_s: 0,
+    };
+    let pages = PageStore::open(Arc::new(SimDisk::new(2)), config.checkpoint.clone()).unwrap().store;
+    let mut host = Host::new(config, Mono(0), records(), pages, BTreeSet::new());
+    let shard = ShardHost::new(GROUP, node, uploading(), longshore_delivery::Config::default());
+    host.shards.insert(GROUP, shard);
+    host
+}
+
+fn snapshot_at(index: u64) -> SnapshotMeta {
+    SnapshotMeta { index: Index(index), term: Term(1), membership: Membership::default() }
 }
 
 fn take(records: &mut Records, batch: Vec<longshore_records::Import>) {
@@ -95,6 +126,25 @@ fn the_pieces_of_an_open_upload_come_with_the_snapshot() {
         let again = fetched(&mut receiver, part_log(GROUP), OffsetRange::one(part_offset(source)));
         assert_eq!(again[0].record, *piece);
     }
+}
+
+#[test]
+fn a_snapshot_that_is_gone_is_never_taken_for_installed() {
+    let mut host = host();
+    let old = host.shards[&GROUP].shard.state_hash();
+    let (mut events, mut out) = (Vec::new(), Output::default());
+    let pages = pages::pack(uploading().all_pages());
+    host.fetch_bodies(GROUP, ReplicaId::new(NodeId(2), 1), snapshot_at(9), &pages, &mut events, &mut out);
+    assert!(host.installing.contains_key(&GROUP));
+
+    // Consensus made another one the group's history, and what comes after it.
+    host.restore(GROUP, &snapshot_at(12));
+    assert!(host.unrestored.contains(&GROUP) && host.installed.is_empty());
+    let mut batch = BatchBuilder::new(SessionId(0));
+    batch.push(&Item::OpenSession(SessionId(8)));
+    let context = EntryContext::default().encode();
+    host.apply(GROUP, Index(13), Term(1), &context, &batch.finish(BatchNo(0)));
+    assert_eq!(host.shards[&GROUP].shard.state_hash(), old, "nothing is applied with a gap");
 }
 
 /// The row of a piece, as the record store makes it.
