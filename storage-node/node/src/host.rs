@@ -296,7 +296,8 @@ impl Machine for Host {
             if let Some(old) = self.pins.insert((group, to), pin) {
                 self.records.unpin(old);
             }
-            self.shards.get(&group).map(|host| host.shard.all_pages()).unwrap_or_default()
+            // No pages at all are refused by who gets them.
+            self.shards.get(&group).map_or_else(Vec::new, |host| host.shard.all_pages())
         };
         SnapshotPages { index: meta.index, pages: pages::pack(pages) }
     }

@@ -77,6 +77,10 @@ impl Host {
     ) {
         let failed = Event::BodiesFailed { group, index: meta.index };
         let Ok(pages) = pages::unpack(pieces) else { return events.push(failed) };
+        if pages.is_empty() {
+            // An empty state would be taken for an empty shard, and all that is here would go.
+            return events.push(failed);
+        }
         let staged: BTreeMap<Bytes, Bytes> = pages.iter().cloned().collect();
         let state = if group == META {
             Meta::restore(pages).map(|meta| State::Meta(Box::new(meta))).ok()

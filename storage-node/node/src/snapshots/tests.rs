@@ -129,6 +129,15 @@ fn the_pieces_of_an_open_upload_come_with_the_snapshot() {
 }
 
 #[test]
+fn a_snapshot_without_any_page_is_not_taken_for_an_empty_shard() {
+    let mut host = host();
+    let (mut events, mut out) = (Vec::new(), Output::default());
+    host.fetch_bodies(GROUP, ReplicaId::new(NodeId(2), 1), snapshot_at(9), &[], &mut events, &mut out);
+    assert!(matches!(events[..], [Event::BodiesFailed { group: GROUP, index: Index(9) }]), "{events:?}");
+    assert!(out.tasks.is_empty() && host.installing.is_empty());
+}
+
+#[test]
 fn a_snapshot_that_is_gone_is_never_taken_for_installed() {
     let mut host = host();
     let old = host.shards[&GROUP].shard.state_hash();
