@@ -117,6 +117,7 @@ fn config(node: NodeId, seed: u64) -> NodeConfig {
             log_bytes_max: 512 << 10,
             raft_segments_max: 4,
             salt: [7; 16],
+            must_exist: false,
         },
         records: longshore_records::Config {
             tail_bytes_max: 24 << 10,

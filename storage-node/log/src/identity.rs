@@ -5,7 +5,8 @@
 //! is `longshore_io::real::RealDisk`'s. Called once at start, and when the node joins a cluster.
 //!
 //! ```text
-//! 0 magic u32, 4 crc u32 of the rest, 8 version u32, 12 random [16], 28 has cluster u8, cluster [16], 45 node u32 (0: none)
+//! 0 magic u32, 4 crc u32 of the rest, 8 version u32, 12 random [16], 28 flags u8, cluster [16], 45 node u32 (0: none)
+//! flags: 1 has a cluster, 2 not settled
 //! ```
 
 use crate::manifest::write_whole;
@@ -19,6 +20,8 @@ const MAGIC: u32 = u32::from_le_bytes(*b"LSid");
 /// Version of the data directory as a whole.
 const VERSION: u32 = 1;
 const BYTES: usize = 49;
+const HAS_CLUSTER: u8 = 1;
+const NOT_SETTLED: u8 = 2;
 
 /// The identity of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,9 @@ pub struct Identity {
     pub cluster: Option<[u8; 16]>,
     /// Its node id in that cluster, once registered; never `NodeId(0)`.
     pub node: Option<NodeId>,
+    /// The node is of a formed cluster and has made its log. From then on a log that is not there was lost. Before, the node
+    /// finds its cluster anew at each start, since it may be the one that must form it.
+    pub settled: bool,
 }
 
 /// Why an identity could not be read or stored.
@@ -80,7 +86,8 @@ impl Identity {
         }
         let mut random = [0u8; 16];
         random.copy_from_slice(&r.slice(16).map_err(damaged)?);
-        let has_cluster = r.u8().map_err(damaged)? == 1;
+        let flags = r.u8().map_err(damaged)?;
+        let has_cluster = flags & HAS_CLUSTER != 0;
         let mut cluster = [0u8; 16];
         cluster.copy_from_slice(&r.slice(16).map_err(damaged)?);
         let node = r.u32().map_err(damaged)?;
@@ -88,6 +95,7 @@ impl Identity {
             random,
             cluster: has_cluster.then_some(cluster),
             node: (node != 0).then_some(NodeId(node)),
+            settled: has_cluster && flags & NOT_SETTLED == 0,
         })
     }
 
@@ -98,7 +106,7 @@ impl Identity {
         if Identity::load(disk)?.is_some() {
             return Err(io::Error::from(io::ErrorKind::AlreadyExists).into());
         }
-        let identity = Identity { random, cluster: None, node: None };
+        let identity = Identity { random, cluster: None, node: None, settled: false };
         identity.store(disk)?;
         Ok(identity)
     }
@@ -108,7 +116,9 @@ impl Identity {
         let mut rest = Vec::with_capacity(BYTES);
         rest.put_u32_le(VERSION);
         rest.put_slice(&self.random);
-        rest.put_u8(u8::from(self.cluster.is_some()));
+        let cluster = if self.cluster.is_some() { HAS_CLUSTER } else { 0 };
+        let unsettled = if self.cluster.is_some() && !self.settled { NOT_SETTLED } else { 0 };
+        rest.put_u8(cluster | unsettled);
         rest.put_slice(&self.cluster.unwrap_or_default());
         rest.put_u32_le(self.node.map_or(0, |n| n.0));
         let mut bytes = header(&rest).to_vec();

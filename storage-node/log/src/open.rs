@@ -57,7 +57,7 @@ fn manifest(
 ) -> Result<(Manifest, bool), OpenError> {
     match Manifest::load(disk)? {
         Loaded::Whole(manifest) => Ok((manifest, false)),
-        Loaded::Absent if slots.is_empty() => {
+        Loaded::Absent if slots.is_empty() && !config.must_exist => {
             let manifest = Manifest::new(config.salt);
             manifest.save(disk).map_err(failed(PATH))?;
             Ok((manifest, false))

@@ -43,6 +43,9 @@ pub struct LogConfig {
     /// The node identity's random bytes ([`crate::Identity`]): they seed the checksums, so that no client can forge
     /// log structure inside a body. Used when the log is made; later the manifest's copy counts.
     pub salt: [u8; 16],
+    /// The log was made before ([`crate::Identity::settled`]). If nothing of it is there, every group is set aside: a replica
+    /// that began again under its old id would vote against what it has forgotten.
+    pub must_exist: bool,
 }
 
 impl Default for LogConfig {
@@ -56,6 +59,7 @@ impl Default for LogConfig {
             log_bytes_max: 4 << 30,
             raft_segments_max: 8,
             salt: [0; 16],
+            must_exist: false,
         }
     }
 }

@@ -241,6 +241,8 @@ pub struct Standing {
     pub meta_term: Term,
     /// The node that leads meta, if known.
     pub meta_leader: Option<NodeId>,
+    /// As far as it knows, the cluster is formed.
+    pub formed: bool,
     /// Every group that it hosts has a leader, and meta is formed.
     pub ready: bool,
     /// It runs no replica of meta: `request` of the `ReplaceReplica` that shall give it one.

@@ -546,9 +546,10 @@ impl Node {
             None => false,
         };
         let mine = self.host.meta.meta.shards_of(self.host.node);
-        let ready = self.host.meta.meta.cluster().is_some() && mine.iter().all(|(group, _, _)| led(*group));
+        let formed = self.host.meta.meta.cluster().is_some();
+        let ready = formed && mine.iter().all(|(group, _, _)| led(*group));
         let meta_request = self.host.requests.get(META);
-        Standing { meta_term, meta_leader, ready, meta_request }
+        Standing { meta_term, meta_leader, formed, ready, meta_request }
     }
 
     /// Whether the start cut a batch that a crash had torn.

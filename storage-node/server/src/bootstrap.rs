@@ -2,7 +2,8 @@
 //!
 //! A cluster is formed once, when every address in `initial_nodes` answers with an empty data directory: its id is a hash over
 //! all their identities, so that each node computes the same one alone. An empty node that finds a peer with a cluster joins
-//! that; otherwise it waits. Danger: a node that formed a second cluster beside a living one would split it.
+//! that; otherwise it waits. Until a node knows that its cluster is formed, it begins so again at each start: it may be the one
+//! that must form it. Danger: a node that formed a second cluster beside a living one would split it.
 
 use crate::config::StorageConfig;
 use longshore_io::Disk;
@@ -17,12 +18,15 @@ use longshore_proto::v1::{
 use longshore_wire::NodeId;
 use sha2::{Digest, Sha256};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Between two rounds of asking the others.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 /// One question takes no longer.
 const ASK_TIME: Duration = Duration::from_secs(2);
+/// A node that ended while its cluster was being formed waits this long for all others, since it may be the one that must
+/// form it.
+const FORMING_TIME: Duration = Duration::from_secs(30);
 
 /// What a node knows of itself once it belongs to a cluster.
 #[derive(Clone, Debug)]
@@ -31,6 +35,10 @@ pub(crate) struct Membership {
     pub node: NodeId,
     /// The nodes that form the cluster, in order of their ids; empty if it was formed before.
     pub forming: Vec<NodeInfo>,
+    /// The cluster is known to be formed.
+    pub formed: bool,
+    /// This directory belonged to it at an earlier start: it has a log, or has lost it.
+    pub settled: bool,
 }
 
 /// Finds out. Waits as long as it takes; `identity` is what others are told meanwhile.
@@ -41,8 +49,14 @@ pub(crate) async fn find(
     own: Identity,
     told: &Arc<Mutex<v1::Identity>>,
 ) -> Result<Membership, IdentityError> {
-    if let (Some(cluster), Some(node)) = (own.cluster, own.node) {
-        return Ok(Membership { cluster: hex(&cluster), node, forming: Vec::new() });
+    if let (Some(cluster), Some(node), true) = (own.cluster, own.node, own.settled) {
+        return Ok(Membership {
+            cluster: hex(&cluster),
+            node,
+            forming: Vec::new(),
+            formed: true,
+            settled: true,
+        });
     }
     let mut addresses = config.initial_nodes.clone();
     if addresses.is_empty() {
@@ -50,21 +64,15 @@ pub(crate) async fn find(
     }
     addresses.sort();
     addresses.dedup();
+    let asked_since = Instant::now();
     loop {
         let answers = ask_all(&addresses, config.advertised(), tls, told).await;
-        let with_cluster = answers
-            .iter()
-            .flatten()
-            .find(|answer| !answer.cluster.is_empty() && !is_forming_with_us(answer, &answers, &own));
-        let found = if let Some(peer) = with_cluster {
-            join(config, tls, &own, peer).await
-        } else {
-            form(config, &addresses, &answers, &own)
-        };
-        if let Some(membership) = found {
+        if let Some(membership) = member_of(config, tls, &own, &addresses, &answers, asked_since).await {
             let mut identity = own.clone();
             identity.cluster = unhex(&membership.cluster);
             identity.node = Some(membership.node);
+            // The process may end before the cluster is formed, and this node may be the one that must form it.
+            identity.settled = false;
             identity.store(disk.as_ref())?;
             let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
             told.cluster.clone_from(&membership.cluster);
@@ -72,6 +80,53 @@ pub(crate) async fn find(
             return Ok(membership);
         }
         tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+/// What the answers of one round make this node a member of.
+async fn member_of(
+    config: &StorageConfig,
+    tls: Option<&TlsIdentity>,
+    own: &Identity,
+    addresses: &[String],
+    answers: &[Option<v1::Identity>],
+    asked_since: Instant,
+) -> Option<Membership> {
+    let peers = || answers.iter().flatten().filter(|answer| *answer.identity != own.random);
+    let Some(known) = own.cluster.map(|cluster| hex(&cluster)) else {
+        let with_cluster =
+            peers().find(|peer| !peer.cluster.is_empty() && !is_forming_with_us(peer, answers, own));
+        return match with_cluster {
+            Some(peer) => join(config, tls, own, peer).await,
+            None => form(config, addresses, answers, own),
+        };
+    };
+    // It ended before it knew that its cluster is formed. Where it is, it has this node's identity already.
+    let fellow = peers().find(|peer| peer.cluster == known);
+    if let Some(peer) = fellow
+        && let Some(membership) = join(config, tls, own, peer).await
+    {
+        return Some(membership);
+    }
+    let formed = form(config, addresses, answers, own).filter(|membership| membership.cluster == known);
+    if formed.is_some() || fellow.is_none() || asked_since.elapsed() < FORMING_TIME {
+        return formed;
+    }
+    // Meta may be waiting for this very node.
+    own.node.map(|node| Membership {
+        cluster: known,
+        node,
+        forming: Vec::new(),
+        formed: false,
+        settled: false,
+    })
+}
+
+/// From now on the directory is of this cluster for good: it is formed, and the node's log is made. Blocking.
+pub(crate) fn settle(disk: &dyn Disk) -> Result<(), IdentityError> {
+    match Identity::load(disk)? {
+        Some(identity) if !identity.settled => Identity { settled: true, ..identity }.store(disk),
+        _ => Ok(()),
     }
 }
 
@@ -137,7 +192,7 @@ fn form(
     let me = forming.iter().find(|node| *node.identity == own.random)?;
     let node = NodeId(me.id);
     tracing::info!(%cluster, %node, nodes = forming.len(), "forming a cluster");
-    Some(Membership { cluster, node, forming })
+    Some(Membership { cluster, node, forming, formed: false, settled: false })
 }
 
 /// Asks to be taken into a peer's cluster as a new node.
@@ -175,6 +230,8 @@ async fn join(
                 cluster: peer.cluster.clone(),
                 node: NodeId(reply.node),
                 forming: Vec::new(),
+                formed: true,
+                settled: false,
             });
         }
     }

@@ -291,6 +291,7 @@ impl Main {
         let opened = tokio::task::spawn_blocking(move || Node::open(config, disk, now)).await;
         let (mut node, writer) = opened.map_err(|error| StartError::Failed(error.to_string()))??;
         self.begin(&mut node, &found, now)?;
+        self.settle_once_formed(&found);
         let runtime = tokio::runtime::Handle::current();
         let peers = Peers::new(
             found.cluster.clone(),
@@ -366,6 +367,25 @@ impl Main {
             }
         });
         Ok(OpenLobby { close, serving })
+    }
+
+    /// The directory is the cluster's for good once this node knows that the cluster is formed.
+    fn settle_once_formed(&self, found: &Membership) {
+        if found.settled {
+            return;
+        }
+        let formed = found.formed;
+        let (disk, mut standing) = (Arc::clone(&self.disk), self.board.watch());
+        tokio::spawn(async move {
+            if !formed && standing.wait_for(|standing| standing.formed).await.is_err() {
+                return;
+            }
+            let settled = tokio::task::spawn_blocking(move || bootstrap::settle(disk.as_ref())).await;
+            if let Ok(Err(error)) = settled {
+                // The next start finds the cluster anew and tries again.
+                tracing::warn!(%error, "cannot write down that this node belongs to its cluster");
+            }
+        });
     }
 
     /// A node of a new cluster makes its replica of meta; the first of them brings the administrator.
@@ -555,6 +575,7 @@ fn node_config(config: &StorageConfig, found: &Membership) -> NodeConfig {
         log_bytes_max: engine.behind_bytes_max,
         tail_bytes_max: (engine.tail_bytes_max / 4) as usize,
         salt: rand::random(),
+        must_exist: found.settled,
         ..longshore_log::LogConfig::default()
     };
     let records = longshore_records::Config {

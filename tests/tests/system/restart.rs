@@ -1,11 +1,14 @@
-//! `longshore dev` killed and started again: everything durable is there.
+//! Killed and started again: everything durable is there, also where the cluster was only about to be formed.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
+use longshore_io::real::RealDisk;
+use longshore_log::Identity;
 use longshore_tests::system::client::{connect, declare, drain, fill};
-use longshore_tests::system::cluster::Dev;
+use longshore_tests::system::cluster::{Cluster, Dev};
 use longshore_tests::system::run;
+use std::path::Path;
 use std::time::Duration;
 
 const MESSAGES: u64 = 1_000;
@@ -52,5 +55,37 @@ fn restart_of_dev_finds_queue_exchange_binding_and_messages() -> Result<()> {
             channel.basic_publish("kept.x".into(), "a.b".into(), Default::default(), &body, properties);
         ensure!(sent.await?.await?.is_ack(), "the publish was refused");
         drain(&address, "kept", (0..=MESSAGES).collect()).await
+    })
+}
+
+/// The data directory as it is while its node does not know yet that the cluster is formed.
+fn unsettle(dir: &Path) -> Result<()> {
+    let disk = RealDisk::open(dir)?;
+    let identity = Identity::load(&disk)?.context("a node has an identity")?;
+    ensure!(identity.settled, "the node did not write down that it is of a formed cluster");
+    Ok(Identity { settled: false, ..identity }.store(&disk)?)
+}
+
+#[test]
+fn fault_killed_before_the_cluster_is_formed() -> Result<()> {
+    run("unformed", Duration::from_secs(120), async |dir| {
+        let mut cluster = Cluster::start(dir, 1, &[]).await?;
+        cluster.kill_all()?;
+        // They had only written down who they are.
+        for n in 0..3 {
+            let identity = std::fs::read(cluster.data_dir(n).join("identity"))?;
+            std::fs::remove_dir_all(cluster.data_dir(n))?;
+            std::fs::create_dir_all(cluster.data_dir(n))?;
+            std::fs::write(cluster.data_dir(n).join("identity"), identity)?;
+            unsettle(&cluster.data_dir(n))?;
+        }
+        cluster.start_all().await?;
+        fill(&cluster.amqp(), "kept", 0..MESSAGES, 1_024).await?;
+
+        // The cluster is formed, but they died before they wrote that down.
+        cluster.kill_all()?;
+        (0..3).try_for_each(|n| unsettle(&cluster.data_dir(n)))?;
+        cluster.start_all().await?;
+        drain(&cluster.amqp(), "kept", (0..MESSAGES).collect()).await
     })
 }

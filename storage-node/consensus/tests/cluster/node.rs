@@ -56,6 +56,7 @@ fn log_config() -> LogConfig {
         log_bytes_max: 1 << 20,
         raft_segments_max: 4,
         salt: [7; 16],
+        must_exist: false,
     }
 }
 

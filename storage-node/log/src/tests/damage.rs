@@ -9,6 +9,7 @@ use bytes::Bytes;
 use longshore_io::sim::SimDisk;
 use longshore_wire::{Index, ShardId};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// Where a batch lies: segment file, from, to, and the one group that it is about.
 #[derive(Clone, Debug)]
@@ -209,6 +210,22 @@ fn a_flipped_bit_in_the_manifest_sets_every_group_aside_and_keeps_the_bodies() {
         assert!(recovery.every_other_set_aside);
         assert_eq!(read_all(&log, ShardId(1)).unwrap(), [entry(1)]);
         assert!(log.segments().last().unwrap().id > segments.last().unwrap().id, "generations only grow");
+    }
+}
+
+#[test]
+fn a_log_that_vanished_is_damage_and_not_a_new_one() {
+    use longshore_io::Disk;
+    let (disk, ..) = build();
+    for name in disk.list("log").unwrap() {
+        disk.remove(&format!("log/{name}")).unwrap();
+    }
+    let lost = LogConfig { must_exist: true, ..config() };
+    for _ in 0..2 {
+        let (log, _, recovery) = NodeLog::open(Arc::new(disk.clone()), lost.clone()).unwrap();
+        assert!(recovery.every_other_set_aside && recovery.groups.is_empty());
+        assert!(log.is_set_aside(ShardId(0)));
+        disk.restart();
     }
 }
 

@@ -447,6 +447,10 @@ fn an_identity_is_made_once_and_updated_in_one_step() {
         assert_eq!(found.random, [3; 16]);
         assert!(found == identity || (died && stored.is_err() && found.node.is_none()));
     }
+    assert!(!Identity::load(&disk).unwrap().unwrap().settled);
+    identity.settled = true;
+    identity.store(&disk).unwrap();
+    assert_eq!(Identity::load(&disk).unwrap(), Some(identity));
     disk.flip("identity", 20, 1);
     assert!(matches!(Identity::load(&disk), Err(IdentityError::Damaged)));
 }

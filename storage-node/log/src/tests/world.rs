@@ -19,6 +19,7 @@ pub fn config() -> LogConfig {
         log_bytes_max: 8 * SEGMENT_BYTES,
         raft_segments_max: 4,
         salt: [7; 16],
+        must_exist: false,
     }
 }
 
