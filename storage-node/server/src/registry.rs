@@ -27,6 +27,16 @@ impl<K: Eq + Hash, V> Table<K, V> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value);
     }
 
+    /// `false`: what is there stays.
+    fn insert_unless(&self, key: K, value: V, stays: impl Fn(&V) -> bool) -> bool {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = !table.get(&key).is_some_and(stays);
+        if free {
+            table.insert(key, value);
+        }
+        free
+    }
+
     fn remove(&self, key: &K) -> Option<V> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key)
     }
@@ -99,11 +109,10 @@ impl Registry {
         self.calls.remove(&ticket);
     }
 
-    /// The sender of a snapshot that came in waits for its installation; an earlier one gives up.
-    pub fn snapshot(&self, group: ShardId) -> oneshot::Receiver<bool> {
+    /// The sender of a snapshot that comes in waits for its installation. `None` while another one waits for its own.
+    pub fn snapshot(&self, group: ShardId) -> Option<oneshot::Receiver<bool>> {
         let (sender, receiver) = oneshot::channel();
-        self.snapshots.insert(group, sender);
-        receiver
+        self.snapshots.insert_unless(group, sender, |waiting| !waiting.is_closed()).then_some(receiver)
     }
 
     pub fn snapshot_installed(&self, group: ShardId, installed: bool) {
@@ -172,4 +181,25 @@ fn item_bytes(item: &node_item::Item) -> usize {
         _ => 0,
     };
     payload + 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_snapshot_of_a_group_at_a_time() {
+        let registry = Registry::new();
+        let (group, other) = (ShardId(3), ShardId(4));
+        let first = registry.snapshot(group);
+        assert!(first.is_some());
+        assert!(registry.snapshot(group).is_none(), "the pages of another one would travel in vain");
+        assert!(registry.snapshot(other).is_some());
+        // Its sender hung up.
+        drop(first);
+        let mut second = registry.snapshot(group).unwrap();
+        registry.snapshot_installed(group, true);
+        assert_eq!(second.try_recv(), Ok(true));
+        assert!(registry.snapshot(group).is_some());
+    }
 }

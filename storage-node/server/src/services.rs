@@ -221,22 +221,26 @@ impl Peer for Service {
         request: Request<Streaming<SnapshotPart>>,
     ) -> Result<Response<SnapshotReply>, Status> {
         let mut inbound = request.into_inner();
-        let mut head: Option<SnapshotHead> = None;
-        let (mut pages, mut bytes) = (Vec::<Bytes>::new(), 0);
+        let first = inbound.message().await?.unwrap_or_default();
+        let head: SnapshotHead =
+            first.head.ok_or_else(|| Status::invalid_argument("a snapshot begins with its head"))?;
+        self.0.check(&head.cluster, VERSION)?;
+        let meta: SnapshotMeta =
+            snapshot_meta(&head).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let group = ShardId(head.group);
+        // Before the pages travel: while one is installed, its group's next leader would send the whole state in vain.
+        let Some(installed) = self.0.registry.snapshot(group) else {
+            return Ok(Response::new(SnapshotReply { installed: false }));
+        };
+        let mut bytes = first.pages.iter().map(Bytes::len).sum::<usize>();
+        let mut pages: Vec<Bytes> = first.pages;
         while let Some(part) = inbound.message().await? {
-            head = head.or(part.head);
             bytes += part.pages.iter().map(Bytes::len).sum::<usize>();
             if bytes > SNAPSHOT_BYTES_MAX {
                 return Err(Status::out_of_range("the snapshot is too large"));
             }
             pages.extend(part.pages);
         }
-        let head = head.ok_or_else(|| Status::invalid_argument("a snapshot begins with its head"))?;
-        self.0.check(&head.cluster, VERSION)?;
-        let meta: SnapshotMeta =
-            snapshot_meta(&head).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let group = ShardId(head.group);
-        let installed = self.0.registry.snapshot(group);
         let event = Event::SnapshotArrived { group, from: ReplicaId(head.from), meta, pages };
         self.0.mailbox.send(Input::Consensus(event), bytes).await;
         let installed = matches!(tokio::time::timeout(SNAPSHOT_TIME, installed).await, Ok(Ok(true)));
