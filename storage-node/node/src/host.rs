@@ -315,3 +315,6 @@ impl Machine for Host {
         self.reconcile_due = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -41,6 +41,8 @@ mod requests;
 mod segments;
 mod shard_host;
 mod snapshots;
+#[cfg(test)]
+mod testing;
 mod transient_uploads;
 mod usage;
 

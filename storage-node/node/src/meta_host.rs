@@ -71,6 +71,13 @@ impl MetaHost {
         }
     }
 
+    /// Forgets the state of a replica that was given up.
+    pub fn reset(&mut self) {
+        self.meta = Meta::new();
+        self.uncheckpointed_bytes = 0;
+        self.changed = true;
+    }
+
     pub fn is_leader(&self) -> bool {
         matches!(self.role, Role::Leader { .. })
     }

@@ -205,6 +205,9 @@ impl Node {
         out.snapshots_installed.push((group, false));
         self.store.set_aside(group);
         self.host.installing.remove(&group);
+        // Pages that wait are of the old replica's history.
+        self.host.pending.remove(&group);
+        self.host.replace_checkpoint.remove(&group);
         self.host.damaged.insert(group);
         self.host.shards.remove(&group);
         self.host.reconcile_due = true;
@@ -375,9 +378,10 @@ impl Node {
             return;
         }
         match self.host.join(&mut self.store, META, replica, now, out) {
-            Ok(()) => {
+            Ok(true) => {
                 self.host.replicas.insert(META, replica);
             }
+            Ok(false) => {}
             Err(error) => tracing::error!(%error, "cannot make a replica of meta"),
         }
     }

@@ -1,9 +1,10 @@
 //! Bringing this node to what meta says, level-triggered: which replicas it has, who their members are, which
-//! sessions and logs its shards hold. Asked after every change of meta and once a second.
+//! sessions and logs its shards hold. Asked after every change of meta and each 250 ms.
 //!
 //! Danger: absence proves nothing. A log is dropped only on its tombstone, a session closed only if meta gave it and
 //! ended it, a group bootstrapped only when its shard has never had other replicas, joined only as `requests` says.
 
+use crate::META;
 use crate::host::Host;
 use crate::io::{Output, Task};
 use longshore_consensus::{OpenError, Replica, Store};
@@ -67,20 +68,21 @@ impl Host {
                 self.join(store, group, replica, now, out)
             } else if is_new {
                 let voters: Vec<ReplicaId> = shard.replicas.iter().map(|r| ReplicaId(r.id)).collect();
-                store.bootstrap(group, replica, &voters, now)
+                store.bootstrap(group, replica, &voters, now).map(|()| true)
             } else {
                 // Any other id may be one that this node had before it lost its log.
                 self.ask_for_replacement(group, replica);
                 continue;
             };
             match result {
-                Ok(()) => self.add_shard(group, replica),
+                Ok(true) => self.add_shard(group, replica),
+                Ok(false) => {}
                 Err(error) => tracing::error!(%group, %error, "cannot make a replica"),
             }
         }
     }
 
-    /// Begins a new replica under an id that was made for this process's request.
+    /// Begins a new replica under an id that was made for this process's request; `false`: not yet, ask again.
     pub(crate) fn join(
         &mut self,
         store: &mut Store,
@@ -88,7 +90,11 @@ impl Host {
         replica: ReplicaId,
         now: Mono,
         out: &mut Output,
-    ) -> Result<(), OpenError> {
+    ) -> Result<bool, OpenError> {
+        if self.pages.is_busy(group) {
+            // A checkpoint of the old replica is being written; it would be taken for the new one's.
+            return Ok(false);
+        }
         store.join(group, replica, now)?;
         self.requests.close(group);
         if self.damaged.remove(&group)
@@ -96,7 +102,11 @@ impl Host {
         {
             out.tasks.push(Task::Checkpoint(job));
         }
-        Ok(())
+        if group == META {
+            // The new replica applies from the beginning, or restores a snapshot.
+            self.meta.reset();
+        }
+        Ok(true)
     }
 
     /// This node has no sound replica: it asks for a new one in the place of the one that meta names.

@@ -3,11 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may end by them")]
 
 use super::*;
-use crate::NodeConfig;
 use crate::segments::SegmentBook;
-use longshore_checkpoint::PageStore;
+use crate::testing;
 use longshore_consensus::{Machine, Membership};
-use longshore_io::Mono;
 use longshore_io::sim::SimDisk;
 use longshore_proto::v1::FetchedRecord;
 use longshore_records::{Config, ImportFor, JobOutcome, Lookup, Parts};
@@ -15,7 +13,6 @@ use longshore_shard::Effects;
 use longshore_wire::batch::{BatchBuilder, Item};
 use longshore_wire::context::EntryContext;
 use longshore_wire::{BatchNo, NodeId, SessionId, Term};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const GROUP: ShardId = ShardId(3);
@@ -48,24 +45,7 @@ fn records() -> Records {
 
 /// A node's host with one shard, in which an upload has begun.
 fn host() -> Host {
-    let node = NodeId(1);
-    let config = NodeConfig {
-        cluster: String::new(),
-        node,
-        consensus: longshore_consensus::Config::new(node),
-        log: longshore_log::LogConfig::default(),
-        records: Config::default(),
-        checkpoint: longshore_checkpoint::Config::default(),
-        delivery: longshore_delivery::Config::default(),
-        checkpoint_bytes: 1 << 20,
-        reserve_bytes: 0,
-        rewrite_bytes_per_s: 0,
-    };
-    let pages = PageStore::open(Arc::new(SimDisk::new(2)), config.checkpoint.clone()).unwrap().store;
-    let mut host = Host::new(config, Mono(0), records(), pages, BTreeSet::new());
-    let shard = ShardHost::new(GROUP, node, uploading(), longshore_delivery::Config::default());
-    host.shards.insert(GROUP, shard);
-    host
+    testing::host(uploading())
 }
 
 fn snapshot_at(index: u64) -> SnapshotMeta {
