@@ -52,7 +52,7 @@ pub(crate) struct Reads {
     purposes: BTreeMap<u64, Purpose>,
     /// Records that are being fetched because this node's copy is damaged, with the queues that wait for them.
     repairs: BTreeMap<(LogId, Offset), Repair>,
-    /// Queues that wait for a damaged record while too many others are being fetched.
+    /// Queues whose bodies are asked for again at the next look: a read failed, or too many damaged records are being fetched.
     put_off: BTreeSet<(LinkId, LogId)>,
     /// Fetches from peers that have not ended.
     fetches: BTreeMap<u64, Wanted>,
@@ -198,7 +198,6 @@ impl Host {
             self.links.body(link, log, stored);
         }
         self.report(&answer.failed);
-        let failed = answer.failed.len();
         let corrupt: Vec<_> = answer
             .failed
             .iter()
@@ -207,9 +206,11 @@ impl Host {
                 _ => None,
             })
             .collect();
-        // What is damaged comes from a peer by itself.
-        if corrupt.is_empty() || corrupt.len() < failed {
+        if answer.failed.is_empty() {
             self.links.ask_again(link, log);
+        } else {
+            // Not at once: a sector that cannot be read would be read over and over.
+            self.reads.put_off.insert((link, log));
         }
         for (damaged, offset) in corrupt {
             self.repair(damaged, offset, (link, log), out);
@@ -411,4 +412,25 @@ pub(crate) fn import(group: ShardId, fetched: FetchedRecord) -> Result<Import, l
         return Ok(Import::Part { group, source: stored.row.record, bytes: stored.record });
     }
     Ok(Import::Record { group, stored })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+    use longshore_shard::Shard;
+
+    #[test]
+    fn what_cannot_be_read_is_not_read_again_at_once() {
+        let mut host = testing::host(Shard::new(ShardId(3)));
+        let (link, log) = (LinkId(5), LogId(7));
+        let failed =
+            ReadError::Io { file: "a store file".into(), error: std::io::Error::other("a bad sector") };
+        let answer =
+            Answer { id: 1, rows: Vec::new(), records: Vec::new(), parts: Vec::new(), failed: vec![failed] };
+        host.bodies_read(link, log, answer, &mut Output::default());
+        assert!(host.reads.put_off.contains(&(link, log)), "the next look asks again");
+        host.ask_for_repairs(&mut Output::default());
+        assert!(host.reads.put_off.is_empty());
+    }
 }
