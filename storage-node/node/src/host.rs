@@ -19,17 +19,27 @@ use crate::{META, NodeConfig};
 use bytes::Bytes;
 use longshore_checkpoint::PageStore;
 use longshore_consensus::{Machine, Membership, Role, SnapshotMeta, SnapshotPages, Store};
+use longshore_delivery::QueueId;
 use longshore_io::Mono;
 use longshore_meta::Meta;
 use longshore_proto::v1::meta_command::Command;
 use longshore_proto::v1::{self, answer, node_item};
 use longshore_records::{PinId, Records};
 use longshore_shard::Shard;
-use longshore_wire::{Index, LogId, NamespaceId, NodeId, ReplicaId, ShardId, Term};
+use longshore_wire::{CursorId, Index, LogId, NamespaceId, NodeId, ReplicaId, ShardId, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Requests that wait for a log to be made or purged: who asked.
 pub(crate) type Waiting = BTreeMap<(ShardId, LogId), Vec<(LinkId, u64)>>;
+
+/// A transient queue that ended by itself.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    shard: ShardId,
+    /// The term that it ended in: a later leader knows nothing of it, and may have it anew.
+    term: Term,
+    delete: v1::DeleteQueue,
+}
 
 pub(crate) struct Host {
     pub node: NodeId,
@@ -70,6 +80,10 @@ pub(crate) struct Host {
     pub usage: Usage,
     /// Snapshots that were installed in this turn: their senders are answered.
     pub installed: Vec<ShardId>,
+    /// Transient queues that ended by themselves under a leader here, with what meta must delete.
+    pub gone: BTreeMap<LogId, Gone>,
+    /// One of them is new.
+    pub claims_due: bool,
     /// Groups whose log is ahead of their machine: nothing may be applied to it any more.
     pub unrestored: BTreeSet<ShardId>,
     /// When groups that pin the oldest segment are checkpointed next, however small that is.
@@ -118,6 +132,8 @@ impl Host {
             reconcile_due: true,
             usage: Usage::default(),
             installed: Vec::new(),
+            gone: BTreeMap::new(),
+            claims_due: false,
             unrestored: BTreeSet::new(),
             unpin_at: now,
             shown: Shown::default(),
@@ -157,13 +173,35 @@ impl Host {
     }
 
     /// A transient queue ended by itself: whatever meta knows of its name goes too.
-    pub fn transient_gone(&mut self, namespace: NamespaceId, name: &Bytes) {
+    pub fn transient_gone(&mut self, shard: ShardId, log: LogId, namespace: NamespaceId, name: &Bytes) {
         let name = String::from_utf8_lossy(name).into_owned();
-        if self.meta.meta.queue(namespace.0, &name).is_some_and(|queue| !queue.durable) {
-            let delete = v1::DeleteQueue { namespace: namespace.0, name, log: 0 };
-            let command = Some(Command::DeleteQueue(delete));
-            self.meta.wanted.push(v1::MetaCommand { command, ..v1::MetaCommand::default() });
+        let Some(term) = self.shards.get(&shard).and_then(ShardHost::is_leader) else { return };
+        let claim = self.meta.meta.queue(namespace.0, &name);
+        let claim = claim.filter(|claim| !claim.durable && (claim.log == log.0 || claim.log == 0));
+        if let Some(claim) = claim {
+            let delete = v1::DeleteQueue { namespace: namespace.0, name, log: claim.log };
+            self.gone.insert(log, Gone { shard, term, delete });
+            self.claims_due = true;
         }
+    }
+
+    /// Asks meta to forget the claims of transient queues that ended, until it has done so, the queue was made anew, or another
+    /// leader has the shard: a command on its way to meta's leader may get lost.
+    pub fn tend_claims(&mut self) {
+        self.claims_due = false;
+        let (meta, shards) = (&mut self.meta, &self.shards);
+        self.gone.retain(|log, Gone { shard, term, delete }| {
+            let claim = meta.meta.queue(delete.namespace, &delete.name);
+            let claimed = claim.is_some_and(|claim| !claim.durable && claim.log == delete.log);
+            let id = QueueId { log: *log, cursor: CursorId(0) };
+            let leads = shards.get(shard).filter(|host| host.is_leader() == Some(*term));
+            let is_over = claimed && leads.is_some_and(|host| host.delivery.stat(id, &host.shard).is_none());
+            if is_over {
+                let command = Some(Command::DeleteQueue(delete.clone()));
+                meta.wanted.push(v1::MetaCommand { command, ..v1::MetaCommand::default() });
+            }
+            is_over
+        });
     }
 
     /// What the data directory can still take.

@@ -226,7 +226,8 @@ pub struct Output {
     pub fetches: Vec<FetchSend>,
     /// Snapshots that arrived from this replica and are installed (or not): answer the sender.
     pub snapshots_installed: Vec<(ShardId, bool)>,
-    /// Commands for meta, for its leader, which is another node. They come again until they are carried out.
+    /// Commands for meta, for its leader, which is another node. They may get lost: each comes again until meta's state
+    /// shows that it was carried out.
     pub meta_commands: Vec<v1::MetaCommand>,
     /// Addresses of nodes that meta knows, when they changed.
     pub addresses: Option<Vec<(NodeId, String)>>,

@@ -243,6 +243,9 @@ impl Node {
         for shard in std::mem::take(&mut self.host.dirty) {
             proposed |= self.run_delivery(shard, now, out);
         }
+        if self.host.claims_due {
+            self.host.tend_claims();
+        }
         proposed |= self.propose_meta(now, out);
         self.host.ask_for_bodies(out);
         Ok(proposed)
@@ -313,7 +316,9 @@ impl Node {
                 let cancelled = v1::Cancelled { shard: shard.0, consumer: to.consumer, reason };
                 self.host.links.send_to_session(to.session, node_item::Item::Cancelled(cancelled));
             }
-            Delivered::TransientGone { namespace, name, .. } => self.host.transient_gone(namespace, &name),
+            Delivered::TransientGone { log, namespace, name } => {
+                self.host.transient_gone(shard, log, namespace, &name)
+            }
         }
     }
 
@@ -507,6 +512,7 @@ impl Node {
             self.host.records.uploads_from(*group, from);
         }
         self.host.tend_usage(now);
+        self.host.tend_claims();
         self.host.tell_blocked(&self.store);
         self.host.ask_for_repairs(out);
         if let Some(job) = self.store.maintain() {

@@ -5,7 +5,10 @@
 use super::*;
 use crate::testing;
 use longshore_checkpoint::Mark;
+use longshore_proto::v1::{MetaCommand, Queue, Span};
 use longshore_wire::LogTime;
+use longshore_wire::context::EntryContext;
+use prost::Message;
 
 const GROUP: ShardId = ShardId(3);
 
@@ -26,4 +29,82 @@ fn a_new_replica_of_meta_begins_empty_and_not_while_the_old_ones_checkpoint_is_w
     assert_eq!(store.groups().collect::<Vec<_>>(), [META]);
     assert_eq!(host.meta.uncheckpointed_bytes, 0);
     assert!(!host.damaged.contains(&META) && host.pages.mark(META).is_none());
+}
+
+fn log() -> LogId {
+    LogId::transient(GROUP, 7)
+}
+
+fn apply(host: &mut Host, index: u64, command: Command) {
+    let data = MetaCommand { command: Some(command), ..MetaCommand::default() }.encode_to_vec();
+    host.apply(META, Index(index), Term(1), &EntryContext::default().encode(), &data.into());
+}
+
+/// Meta knows the name of a transient queue whose log is `log`.
+fn claimed(log: LogId) -> Host {
+    let mut host = testing::host(Shard::new(GROUP));
+    let node = |id| v1::StorageNode {
+        id,
+        address: format!("node{id}:7400"),
+        identity: Bytes::from(vec![id as u8]),
+        ..v1::StorageNode::default()
+    };
+    let administrator = v1::User { name: "admin".into(), administrator: true, ..v1::User::default() };
+    let form = v1::FormCluster {
+        cluster: "test".into(),
+        shards: 8,
+        nodes: (1..=3).map(node).collect(),
+        administrator: Some(administrator),
+    };
+    apply(&mut host, 1, Command::FormCluster(form));
+    let spans = vec![Span { from_offset: 0, shard: GROUP.0 }];
+    let queue = Queue {
+        namespace: 1,
+        name: "q".into(),
+        log: log.0,
+        spans,
+        kind: "classic".into(),
+        ..Queue::default()
+    };
+    apply(&mut host, 2, Command::DeclareQueue(v1::DeclareQueue { queue: Some(queue) }));
+    assert!(host.meta.meta.queue(1, "q").is_some());
+    host.shards.get_mut(&GROUP).unwrap().role = Role::Leader { term: Term(4) };
+    host
+}
+
+fn wanted(host: &mut Host) -> Vec<Command> {
+    std::mem::take(&mut host.meta.wanted).into_iter().filter_map(|command| command.command).collect()
+}
+
+#[test]
+fn the_name_of_a_transient_queue_that_ended_is_taken_back_until_meta_has_done_so() {
+    let mut host = claimed(log());
+    host.transient_gone(GROUP, log(), NamespaceId(1), &Bytes::from_static(b"q"));
+    // What was sent first got lost.
+    for _ in 0..2 {
+        host.tend_claims();
+        let delete = v1::DeleteQueue { namespace: 1, name: "q".into(), log: log().0 };
+        assert_eq!(wanted(&mut host), [Command::DeleteQueue(delete)]);
+    }
+    apply(
+        &mut host,
+        3,
+        Command::DeleteQueue(v1::DeleteQueue { namespace: 1, name: "q".into(), log: log().0 }),
+    );
+    host.tend_claims();
+    assert!(wanted(&mut host).is_empty() && host.gone.is_empty());
+}
+
+#[test]
+fn a_name_is_not_taken_back_from_a_queue_that_another_leader_has() {
+    let mut host = claimed(log());
+    host.transient_gone(GROUP, log(), NamespaceId(1), &Bytes::from_static(b"q"));
+    host.shards.get_mut(&GROUP).unwrap().role = Role::Leader { term: Term(6) };
+    host.tend_claims();
+    assert!(wanted(&mut host).is_empty() && host.gone.is_empty());
+
+    let mut moved = claimed(LogId::transient(ShardId(4), 1));
+    moved.transient_gone(GROUP, log(), NamespaceId(1), &Bytes::from_static(b"q"));
+    moved.tend_claims();
+    assert!(wanted(&mut moved).is_empty());
 }
