@@ -466,11 +466,12 @@ impl<L: Link> Session<L> {
 
     /// Refuses what the user's permissions do not allow.
     pub(crate) fn permit(&mut self, right: Right, what: &'static str, name: &str) -> Outcome<()> {
+        // The default exchange has this name where permissions are asked.
+        let name = if name.is_empty() && what == "exchange" { "amq.default" } else { name };
         if self.link.permit(right, name) {
             return Ok(());
         }
-        let shown = if name.is_empty() { "amq.default" } else { name };
-        Err(Exception::refused(right, what, shown, &self.facts.vhost, &self.facts.user))
+        Err(Exception::refused(right, what, name, &self.facts.vhost, &self.facts.user))
     }
 
     /// A name as text. Names that are not UTF-8 exist nowhere.

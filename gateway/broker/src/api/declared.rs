@@ -128,7 +128,7 @@ pub struct ExchangeInfo {
     pub internal: bool,
     /// As declared.
     pub arguments: Bytes,
-    /// Where messages go that it cannot route.
+    /// Where messages go that it cannot route; empty: the default exchange.
     pub alternate: Option<String>,
 }
 

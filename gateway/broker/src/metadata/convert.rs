@@ -7,6 +7,10 @@ use longshore_proto::v1;
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{LogId, NamespaceId};
 
+/// The default exchange as meta names it where an alternate exchange is meant, whose empty name means none. No other
+/// exchange has this name: it is reserved.
+const DEFAULT_EXCHANGE: &str = "amq.default";
+
 /// An exchange as the API shows it. A kind that this build does not know routes nothing: a headers exchange
 /// without bindings.
 pub fn exchange_info(exchange: &v1::Exchange) -> ExchangeInfo {
@@ -17,7 +21,11 @@ pub fn exchange_info(exchange: &v1::Exchange) -> ExchangeInfo {
         auto_delete: exchange.auto_delete,
         internal: exchange.internal,
         arguments: exchange.arguments.clone(),
-        alternate: (!exchange.alternate.is_empty()).then(|| exchange.alternate.clone()),
+        alternate: match exchange.alternate.as_str() {
+            "" => None,
+            DEFAULT_EXCHANGE => Some(String::new()),
+            name => Some(name.to_owned()),
+        },
     }
 }
 
@@ -31,7 +39,10 @@ pub fn exchange_message(namespace: NamespaceId, info: &ExchangeInfo) -> v1::Exch
         auto_delete: info.auto_delete,
         internal: info.internal,
         arguments: info.arguments.clone(),
-        alternate: info.alternate.clone().unwrap_or_default(),
+        alternate: match info.alternate.as_deref() {
+            Some("") => DEFAULT_EXCHANGE.to_owned(),
+            name => name.unwrap_or_default().to_owned(),
+        },
     }
 }
 

@@ -10,7 +10,7 @@ pub mod convert;
 mod tests;
 
 use crate::api::*;
-use crate::routing::{Exchanges, Input};
+use crate::routing::{Exchanges, Input, Matched};
 use longshore_proto::v1;
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{LogId, NamespaceId, NodeId, Reader, ShardId};
@@ -164,7 +164,11 @@ impl Namespace {
         let state = read(&self.state);
         let version = self.version();
         let mut route = Route::default();
-        if exchange.is_empty() {
+        let matched = match exchange.is_empty() {
+            true => Matched { by_name: true, cacheable: input.more_keys.is_empty(), ..Matched::default() },
+            false => state.exchanges.route(exchange, input)?,
+        };
+        if matched.by_name {
             for key in std::iter::once(&input.key).chain(input.more_keys) {
                 let Ok(name) = std::str::from_utf8(key) else { continue };
                 match state.queues.get_key_value(name) {
@@ -173,18 +177,15 @@ impl Namespace {
                     None => {}
                 }
             }
-            finish(&mut route);
-            let cacheable = route.unknown.is_none() && input.more_keys.is_empty();
-            return Some((route, cacheable, version));
         }
-        let matched = state.exchanges.route(exchange, input)?;
         for name in &matched.queues {
             if let Some(entry) = state.queues.get(name) {
                 add_target(&mut route, name, entry);
             }
         }
         finish(&mut route);
-        Some((route, matched.cacheable, version))
+        let cacheable = matched.cacheable && route.unknown.is_none();
+        Some((route, cacheable, version))
     }
 }
 

@@ -78,6 +78,39 @@ fn a_reset_in_parts_takes_effect_as_one() {
 }
 
 #[test]
+fn the_default_exchange_as_alternate_routes_by_name() {
+    let view = view();
+    let info = ExchangeInfo {
+        name: "first".into(),
+        kind: ExchangeKind::Fanout,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments: Bytes::new(),
+        alternate: Some(String::new()),
+    };
+    let message = convert::exchange_message(NamespaceId(1), &info);
+    assert_eq!(convert::exchange_info(&message), info);
+    let second = ExchangeInfo { name: "second".into(), alternate: Some("first".into()), ..info };
+    let second = convert::exchange_message(NamespaceId(1), &second);
+    view.apply(down(6, false, false, vec![Change::Exchange(message), Change::Exchange(second)]));
+    for exchange in ["first", "second"] {
+        assert_eq!(routed(&view, exchange, "b").durable, [(ShardId(1), vec![LogId(11)])]);
+        // A queue that only the storage tier could know.
+        let input = Input { key: b"new", more_keys: &[], headers: &NoHeaders };
+        let (route, cacheable, _) = view.namespace("/").unwrap().route(exchange, &input).unwrap();
+        assert_eq!((route.unknown.as_deref(), cacheable), (Some("new"), false));
+    }
+    view.apply(down(
+        7,
+        false,
+        false,
+        vec![Change::Binding(v1::Binding { source: "first".into(), ..binding("a", "") })],
+    ));
+    assert_eq!(routed(&view, "second", "b").durable, [(ShardId(2), vec![LogId(10)])], "nothing is left over");
+}
+
+#[test]
 fn changes_move_the_version_and_connections_keep_their_namespace() {
     let view = view();
     let namespace = view.namespace("/").unwrap();

@@ -36,6 +36,8 @@ pub struct Input<'a> {
 pub struct Matched {
     /// Queue names, sorted, each once.
     pub queues: Vec<Arc<str>>,
+    /// It also goes to the queues that its keys name: the default exchange is an alternate exchange on its way.
+    pub by_name: bool,
     /// Whether another message with the same exchange and key goes to the same queues.
     pub cacheable: bool,
 }
@@ -246,7 +248,8 @@ impl Exchanges {
     /// no such exchange.
     pub fn route(&self, exchange: &str, input: &Input<'_>) -> Option<Matched> {
         let first = self.exchanges.get(exchange)?;
-        let mut matched = Matched { queues: Vec::new(), cacheable: input.more_keys.is_empty() };
+        let cacheable = input.more_keys.is_empty();
+        let mut matched = Matched { queues: Vec::new(), by_name: false, cacheable };
         let mut waiting = vec![first];
         let mut visited: Vec<&str> = vec![&first.info.name];
         let mut found = Vec::new();
@@ -265,7 +268,11 @@ impl Exchanges {
             if found.is_empty()
                 && let Some(alternate) = &exchange.info.alternate
             {
-                found.push(Dest::Exchange(alternate.as_str().into()));
+                if alternate.is_empty() {
+                    matched.by_name = true;
+                } else {
+                    found.push(Dest::Exchange(alternate.as_str().into()));
+                }
             }
             for dest in found.drain(..) {
                 match dest {

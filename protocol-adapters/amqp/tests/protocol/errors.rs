@@ -438,6 +438,11 @@ async fn a_client_that_says_nothing_is_hung_up_on() {
     assert!(client.frame().await.is_none());
 }
 
+fn with_default_alternate() -> ExchangeDeclare {
+    let arguments = TableBuilder::new().put("alternate-exchange", Value::Text(b"")).build();
+    ExchangeDeclare { arguments, ..exchange("with-default-alternate", "fanout") }
+}
+
 /// What each operation needs: (right, name) that is taken away, the method, and the text.
 fn permissions() -> Vec<(&'static str, &'static str, Method, &'static str)> {
     let q = || short("q");
@@ -456,6 +461,7 @@ fn permissions() -> Vec<(&'static str, &'static str, Method, &'static str)> {
         ("write", "q", bind().into(), "write access to queue 'q'"),
         ("read", "amq.direct", bind().into(), "read access to exchange 'amq.direct'"),
         ("configure", "x", exchange("x", "direct").into(), "configure access to exchange 'x'"),
+        ("write", "amq.default", with_default_alternate().into(), "write access to exchange 'amq.default'"),
         (
             "configure",
             "x",
