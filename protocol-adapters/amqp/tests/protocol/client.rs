@@ -19,6 +19,11 @@ pub fn short(text: &str) -> ShortStr {
     ShortStr::cut(text)
 }
 
+/// Waits until no task has anything left to do. For tests with a paused clock, which moves only then.
+pub async fn until_idle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
 /// The adapter with a fake broker.
 pub struct Server {
     pub fake: Fake,
@@ -80,7 +85,7 @@ impl Client {
         self.raw(&out.take_all()).await;
     }
 
-    /// The next frame; `None` at the end of the stream. Panics after two seconds of silence.
+    /// The next frame; `None` at the end of the stream. Panics after ten minutes of silence.
     pub async fn frame(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = split(&mut self.input, 0).unwrap() {

@@ -1,6 +1,6 @@
 //! Publishing, consuming and settling, as a client sees them.
 
-use crate::client::{Server, short};
+use crate::client::{Server, short, until_idle};
 use longshore_amqp::AmqpConfig;
 use longshore_amqp_codec::content::{PropertiesBuilder, Property};
 use longshore_amqp_codec::method::*;
@@ -143,7 +143,7 @@ async fn refused_publishes_are_nacked() {
     assert!(matches!(client.method(1).await, Method::BasicNack(nack) if nack.delivery_tag == 1));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn publishes_wait_while_storage_is_blocked() {
     let server = Server::new();
     let mut client = server.client().await;
@@ -153,7 +153,7 @@ async fn publishes_wait_while_storage_is_blocked() {
     let Method::ConnectionBlocked(blocked) = client.method(0).await else { panic!() };
     assert_eq!(&*blocked.reason.lossy(), "low on disk");
     client.publish(1, "q", b"x").await;
-    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    until_idle().await;
     assert_eq!(server.fake.ready("q"), 0);
     server.fake.tell(&Event::Blocked(None));
     assert!(matches!(client.method(0).await, Method::ConnectionUnblocked(_)));
@@ -296,7 +296,7 @@ async fn copies_go_to_more_keys() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_costs_a_bounded_amount() {
     let config =
         AmqpConfig { out_bytes_max: 64 << 10, consumer_window_bytes: 64 << 10, ..AmqpConfig::default() };
@@ -310,7 +310,7 @@ async fn a_client_that_does_not_read_costs_a_bounded_amount() {
     }
     assert_eq!(client.declare(1, "q").await.1, 1_000);
     client.send(1, BasicConsume { queue: short("q"), no_ack: true, ..Default::default() }).await;
-    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    until_idle().await;
     let taken = server.fake.lock().delivered_bytes;
     assert!((1..300_000).contains(&taken), "{taken} bytes were taken for a client that reads nothing");
     assert!(matches!(client.method(1).await, Method::BasicConsumeOk(_)));
@@ -344,7 +344,7 @@ async fn heartbeats_go_both_ways() {
     while client.frame().await.is_some() {}
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn beyond_the_bound_on_half_received_messages_the_later_one_waits() {
     let assembly = longshore_amqp::Assembly::new(1 << 20);
     let server = Server::with(AmqpConfig { assembly, ..AmqpConfig::default() });
