@@ -7,6 +7,7 @@ use crate::admin::Admin;
 use crate::api::*;
 use crate::connection::{Connection, EventReceiver};
 use crate::connection_state::ConnectionState;
+use crate::contain;
 use crate::engine::Engine;
 use crate::meta_batch::MetaBatch;
 use crate::meta_client::MetaClient;
@@ -259,7 +260,7 @@ impl Broker {
                     let core = self.core.clone();
                     let checked = tokio::task::spawn_blocking(move || {
                         let started = Instant::now();
-                        let checked = check.run();
+                        let checked = contain::compute(|| check.run());
                         let mut verifier = core.verifier.lock().unwrap_or_else(PoisonError::into_inner);
                         verifier.finish(checked, started.elapsed(), Instant::now())
                     });

@@ -14,6 +14,7 @@
 //! | `engine`, `shard`, `link`, `outbox` | one session: its shards and streams | runtime |
 //! | `budget`, `events` | what all connections may hold, what one has not taken | pure |
 //! | `requests`, `queues`, `transients` | questions to leaders; queues of both kinds | runtime |
+//! | [`contain`] | one client's panic ends that client's connection only | runtime |
 //! | `meta_client`, `meta_batch`, `watch`, `lease` | talking to meta | runtime |
 //!
 //! The way of a publish: [`Connection::publish`] (route, encode) · [`Connection::flush`] · `Shard::hand_over` ·
@@ -28,6 +29,7 @@ pub mod broker;
 mod budget;
 pub mod connection;
 mod connection_state;
+pub mod contain;
 pub mod control;
 mod engine;
 mod events;

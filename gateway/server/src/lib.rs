@@ -4,7 +4,6 @@
 //! | module | what |
 //! |---|---|
 //! | [`config`] | the gateway's settings |
-//! | [`contain`] | one client's panic ends that client's connection only |
 //! | [`http`] | health, metrics, management |
 //! | [`limits`] | connections in all and per address |
 //! | [`listener`] | accept, PROXY protocol, TLS, then the protocol's adapter |
@@ -13,7 +12,6 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
-pub mod contain;
 pub mod http;
 pub mod limits;
 pub mod listener;
@@ -25,6 +23,7 @@ use limits::Limits;
 use listener::{Acceptor, ListenerError};
 use longshore_amqp::AmqpConfig;
 use longshore_broker::api::BrokerError;
+pub use longshore_broker::contain;
 use longshore_broker::{Broker, BrokerConfig};
 use longshore_metrics::{MetricsError, Recorded};
 use longshore_proto::transport::{TlsIdentity, TransportError};

@@ -1,11 +1,11 @@
 //! Accepts connections: bounds first, then PROXY protocol, then TLS, then the protocol's adapter, each connection
 //! in a task of its own. All before the adapter within the handshake time.
 
-use crate::contain::contain;
 use crate::limits::{Limits, Place};
 use crate::proxy::{self, Sources};
 use longshore_amqp::AmqpConfig;
 use longshore_broker::Broker;
+use longshore_broker::contain::contain;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

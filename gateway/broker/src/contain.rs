@@ -1,6 +1,7 @@
 //! A panic that one client causes ends that client's connection, and nothing else.
 //!
-//! Everything that a connection does runs in its task under [`contain`]. A panic in there unwinds: the connection's
+//! Everything that a connection does runs in its task under [`contain`], and what it has computed elsewhere under
+//! [`compute`]. A panic in there unwinds: the connection's
 //! handles are dropped, which returns what it holds and drops what it owns. Any other panic ends the process at once
 //! ([`abort_on_others`]): a storage node, or what all connections share, must not live on half dead.
 
@@ -61,7 +62,14 @@ pub fn contain<F: Future>(future: F) -> impl Future<Output = F::Output> {
     Contained(Some(Box::pin(future)))
 }
 
-/// From now on a panic outside of [`contain`] ends the process, after it was told. To be called once by a program that
+/// Runs `work`, which computes for one client connection on a thread of its own and changes nothing that others share:
+/// a panic in it is that connection's.
+pub fn compute<T>(work: impl FnOnce() -> T) -> T {
+    let _inside = Inside::enter();
+    work()
+}
+
+/// From now on a panic outside of [`contain`] and [`compute`] ends the process, after it was told. To be called once by a program that
 /// unwinds. The hook of before tells of each panic.
 pub fn abort_on_others() {
     let before = std::panic::take_hook();
