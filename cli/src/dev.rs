@@ -10,7 +10,7 @@ use longshore_storage_node::StorageNode;
 use longshore_storage_node::config::{Secret, StorageConfig};
 use std::path::{Path, PathBuf};
 
-/// Default ports (DESIGN section 9); `--port-offset` is added to each.
+/// Default ports; `--port-offset` is added to each.
 const AMQP_PORT: u16 = 5672;
 const AMQPS_PORT: u16 = 5671;
 const MANAGEMENT_PORT: u16 = 15672;

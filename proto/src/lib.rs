@@ -9,7 +9,7 @@ pub mod transport;
 pub use longshore_wire as wire;
 
 /// Version 1 of the contract.
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, clippy::all, reason = "generated code; the .proto files have the documentation")]
 pub mod v1 {
     tonic::include_proto!("longshore.v1");
 }

@@ -1,6 +1,6 @@
 //! Channels and servers between the parts, with the settings that both ends must share, and mutual TLS.
 //!
-//! Ports between the parts refuse a non-loopback address without TLS (DESIGN, security between the parts):
+//! Ports between the parts refuse a non-loopback address without TLS:
 //! [`check_plain`] is that rule, and whoever listens or dials asks it.
 
 use crate::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};

@@ -16,7 +16,7 @@ use crate::permissions::Permissions;
 use longshore_auth::{Begun, Login, Outcome, Verifier};
 use longshore_proto::transport::TlsIdentity;
 use longshore_proto::v1::{self, MetaCommand, meta_command::Command};
-use longshore_wire::{NamespaceId, SessionId};
+use longshore_wire::SessionId;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -334,11 +334,6 @@ impl Broker {
     /// The current session; 0 before the first.
     pub fn session(&self) -> SessionId {
         self.core.engine().map_or(SessionId(0), |engine| engine.session)
-    }
-
-    /// The namespace of that id, by name.
-    pub fn namespace_name(&self, id: NamespaceId) -> Option<String> {
-        self.core.view.namespace_by_id(id).map(|namespace| namespace.name.to_string())
     }
 
     /// Whether storage refuses publishes now, and why.

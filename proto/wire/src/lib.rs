@@ -29,7 +29,7 @@ pub mod spec;
 pub use ids::*;
 pub use reader::{DecodeError, Reader};
 
-/// Largest payload of one Raft entry, gRPC message or peer frame, in bytes (DESIGN section 2).
+/// Largest payload of one Raft entry, gRPC message or peer frame, in bytes.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 /// What headers may add to [`PAYLOAD_BYTES_MAX`], in bytes.
 pub const HEADER_BYTES_MAX: usize = 64 << 10;

@@ -1,5 +1,5 @@
 //! The real disk, in a directory that vanishes.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail by panicking")]
 
 use longshore_io::real::RealDisk;
 use longshore_io::{Disk, OpenMode, PAGE_BYTES, PageBuf};

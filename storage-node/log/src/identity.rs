@@ -32,8 +32,8 @@ pub struct Identity {
     pub cluster: Option<[u8; 16]>,
     /// Its node id in that cluster, once registered; never `NodeId(0)`.
     pub node: Option<NodeId>,
-    /// The node is of a formed cluster and has made its log. From then on a log that is not there was lost. Before, the node
-    /// finds its cluster anew at each start, since it may be the one that must form it.
+    /// The node belongs to a formed cluster and has made its log. From then on, a missing log is a lost log. Before that,
+    /// the node looks for its cluster at each start, because it may be the one that must form it.
     pub settled: bool,
 }
 
@@ -43,7 +43,7 @@ pub enum IdentityError {
     /// A file could not be read or written.
     #[error("the identity file could not be read or written: {0}")]
     Io(#[from] io::Error),
-    /// Not what was written.
+    /// The file's bytes are not what was written: checksum or fields do not fit.
     #[error("the identity file is damaged: wipe this data directory and let the node join anew")]
     Damaged,
     /// Written by a newer build.

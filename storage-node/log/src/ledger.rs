@@ -1,7 +1,7 @@
 //! Which durable records still need their segment.
 //!
-//! Duty: decide when the oldest segment can be retired (DESIGN 3.1, conditions b and d; a and c are seen to by
-//! [`crate::NodeLog::compact`] and [`crate::NodeLog::compactable`]). Danger: it must follow the disk, not the memory: only what
+//! Duty: decide when the oldest segment can be retired, as far as its durable records are concerned
+//! ([`crate::NodeLog::compact`] and [`crate::NodeLog::compactable`] see to the rest). Danger: it must follow the disk, not the memory: only what
 //! is durable is noted here, in the order of writing, so that retiring a segment never undoes a later, unsynced change.
 //! Called by [`crate::NodeLog::completed`], and by recovery for each record that it reads.
 

@@ -50,9 +50,9 @@ pub struct NodeLog {
     pub(crate) serial: u64,
     pub(crate) ledger: Ledger,
     pub(crate) segments: BTreeMap<SegmentId, InUse>,
-    /// One token per entry taken, oldest first: whose turn it is to leave the memory.
+    /// The order in which entries leave the memory: one token (the entry's group) per entry taken, oldest first.
     pub(crate) tail_order: VecDeque<ShardId>,
-    /// At this length, tokens whose entries have left otherwise (compacted, overwritten) are dropped.
+    /// When `tail_order` is this long, tokens of entries that are gone already (compacted, overwritten) are dropped.
     tail_order_max: usize,
     pub(crate) tail_bytes: usize,
     pub(crate) pending_bytes: usize,
@@ -61,7 +61,7 @@ pub struct NodeLog {
     pub(crate) job_runs: bool,
     /// Losses that the manifest keeps because no durable record may say them yet.
     pub(crate) unwritten_losses: Option<UnwrittenLosses>,
-    /// The newest segment for whose sake small states were written again.
+    /// The newest segment that small states were written again for, so that it can go.
     pub(crate) rewritten_for: Option<SegmentId>,
     /// See [`NodeLog::overwritten_sealed`].
     pub(crate) overwritten_sealed: u64,
@@ -246,5 +246,5 @@ impl NodeLog {
 
 /// Tokens below which nothing is tidied.
 const TAIL_TOKENS_MIN: usize = 1024;
-/// Tokens that are looked at after the first whose entry cannot leave the memory.
+/// After a token whose entry cannot leave the memory, at most this many more are tried.
 const STUCK_TOKENS_MAX: usize = 64;

@@ -48,8 +48,8 @@ fn list_slots(disk: &dyn Disk) -> Result<BTreeMap<u32, u64>, OpenError> {
     Ok(slots)
 }
 
-/// The manifest, made anew where there is none, or from what the files say of themselves where it is lost. `true`: it is not
-/// what is on disk.
+/// The manifest. Where there is none it is made; where it is lost it is rebuilt from the headers of the files. `true`: it
+/// differs from what is on disk and must be saved.
 fn manifest(
     disk: &dyn Disk,
     config: &LogConfig,
@@ -100,7 +100,7 @@ fn replace_missing(disk: &dyn Disk, named: &[Named], slots: &BTreeMap<u32, u64>)
     Ok(())
 }
 
-/// Removes what is neither a segment nor of use as one; returns the slots that are of use.
+/// Deletes the files that neither are segments nor can become one; returns the slots of those that can.
 fn free_slots(
     disk: &dyn Disk,
     config: &LogConfig,

@@ -44,8 +44,8 @@ pub(crate) struct Scan {
     every_lost: bool,
     begun_anew: BTreeSet<ShardId>,
     known_losses: Vec<Lost>,
-    /// Groups whose log begins later than anything read so far explains: the segment before was retired, and the mark that
-    /// says so is still to come. Where it does not come, something is missing.
+    /// Groups whose log begins later than anything read so far explains. If the segment before was retired, a mark that says
+    /// so follows; if no such mark follows, entries are missing.
     holes: BTreeSet<ShardId>,
     /// The newest mark of each group that was read.
     marks: BTreeMap<ShardId, Mark>,
@@ -329,8 +329,8 @@ impl Scan {
         }
     }
 
-    /// Makes the end fit to be appended to: what was read of the last batch is made durable once more (the process before may
-    /// have died after a failed sync), and what lies behind it is zeroed.
+    /// Prepares the end for appending. The last batch that was read is made durable once more, because the process before may
+    /// have died after a failed sync; what lies behind it is zeroed.
     pub(crate) fn seal_end(&self, segment: &Segment) -> Result<(), OpenError> {
         let failed = |source| OpenError::Io { path: segment.path(), source };
         let bytes = load(segment)?;

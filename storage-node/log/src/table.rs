@@ -192,14 +192,14 @@ impl Group {
         self.durable = self.durable.max(mark.index.0);
     }
 
-    /// As recovery sees an entry that does not follow: what was before is dropped, the log begins at `index`.
+    /// Recovery read an entry that does not follow the last one: drops everything before it; the log begins at `index`.
     pub(crate) fn rebase(&mut self, index: u64) {
         self.slots.clear();
         self.mark = Mark { index: Index(index.saturating_sub(1)), term: Term(0) };
         self.durable = self.mark.index.0;
     }
 
-    /// Puts the oldest entry in memory out of it, if it can be read again and is not needed soon. Returns its bytes.
+    /// Evicts the oldest entry from memory, if it can be read again and is not needed soon. Returns the bytes that it took.
     pub(crate) fn evict_oldest(&mut self) -> Option<usize> {
         let index = self.tail_first();
         if index > self.durable || index > self.applied || self.place(index).is_none() {

@@ -1,5 +1,10 @@
 //! Tests of the node log on a simulated disk.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail by panicking"
+)]
 
 mod damage;
 mod life;

@@ -2,7 +2,7 @@
 //!
 //! Duty: decide commands one after the other, equally on every replica, and tell watchers what changed.
 //! Danger: every gateway routes by this. [`Meta::apply`] must therefore depend on nothing but the state and the
-//! entry: no clock, no randomness, no map with an order of its own; and no bytes whatsoever may make it panic.
+//! entry: no clock, no randomness, no map with an order of its own. No bytes may make it panic.
 //! Called by the node crate: `apply` from Raft, the look-ups from the Meta service, [`Leases`] on group 0's leader.
 //!
 //! The life of a command: proposed by the leader as the bytes of a `MetaCommand` · committed · [`Meta::apply`] on each

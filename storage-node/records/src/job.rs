@@ -157,8 +157,8 @@ fn failed(was: What, error: RecordsError) -> Done {
     Done::Failed { was, names: Vec::new(), forgotten: Vec::new(), error }
 }
 
-/// Removes what a failed job wrote of its store file: its name is never used again, so nothing else would before the next
-/// start, and what is tried again on a full disk would take its last byte. The name is handed back if even that fails.
+/// Removes the store file of a failed job, unless the manifest may name it. Its name is never used again, so nothing else would remove it before the next
+/// start, and retries on a full disk would fill it to the last byte. Returns the name if the removal fails too.
 fn abandon(io: &Io, manifest: &Manifest, store: StoreId) -> Vec<String> {
     if manifest.may_name(store) {
         // Its name is on the disk, or may be: the next start decides.

@@ -1,4 +1,4 @@
-//! The record store: where (log, offset) lives, and how long (DESIGN 3.1, "the log is the message store").
+//! The record store: where (log, offset) lives, and how long. The log is the message store.
 //!
 //! A body is written once, by the node log. This crate remembers where: in memory for what was applied lately, in index
 //! files (blocks of bit-packed columns) for the rest. It counts in *pointers* (offsets) what is still needed, says which

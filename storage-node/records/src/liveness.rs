@@ -124,7 +124,7 @@ impl Records {
         self.release_parts(log, 0, u64::MAX);
     }
 
-    /// The group is no longer on this node and nothing of it is wanted as a start for a new replica.
+    /// Forgets a group that left this node, when a new replica will not start from its records either.
     pub fn forget(&mut self, group: ShardId) {
         let logs: Vec<LogId> =
             self.logs.iter().filter(|(_, state)| state.group == group).map(|(log, _)| *log).collect();

@@ -269,8 +269,8 @@ impl Records {
         })
     }
 
-    /// Wants of what comes after `last`, about `read_ahead_bytes` of it: after a miss at once, else when half of what was
-    /// read ahead before is used up. One read ahead at a time for each log.
+    /// What to read ahead after `last`, about `read_ahead_bytes` of it. After a miss it reads ahead at once, else when half of
+    /// the last read-ahead is used up. Each log has at most one read-ahead under way.
     fn read_ahead(&mut self, log: LogId, last: u64, missed: bool) -> Vec<Want> {
         let Some(at) = self.holder(log, last) else { return Vec::new() };
         let Some(section) = self.section(at.key, at.slot) else { return Vec::new() };

@@ -96,7 +96,7 @@ pub struct ReadDone {
     pub(crate) records: Vec<StoredRecord>,
     pub(crate) ahead: Vec<StoredRecord>,
     pub(crate) ahead_bytes: usize,
-    /// The logs that were read ahead, whether or not something came of it.
+    /// The logs that were read ahead, also those for which nothing was found.
     pub(crate) ahead_logs: Vec<LogId>,
     pub(crate) parts: Vec<(Source, Bytes)>,
     pub(crate) blocks: Vec<(FileKey, u32, Block)>,
@@ -224,8 +224,8 @@ fn read_block(
     }
 }
 
-/// Orders what was found (what was asked for comes first), drops what is there twice or may not be read ahead, and keeps
-/// what fits into `bytes_max`; the first one always does.
+/// Orders what was found, records that were asked for first. Drops duplicates and what may not be read ahead, and keeps as
+/// much as fits into `bytes_max`, but always the first one.
 fn choose(mut wanted: Vec<Found>, with_parts: bool, bytes_max: usize) -> Vec<Found> {
     wanted.sort_by_key(|found| (found.ahead, found.located.row.log, found.located.row.offset));
     wanted.dedup_by_key(|found| (found.located.row.log, found.located.row.offset));

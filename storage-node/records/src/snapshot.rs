@@ -97,8 +97,9 @@ impl Records {
         parts.iter().filter(|part| !self.is_held(log, part_key(part))).copied().collect()
     }
 
-    /// A job that stores what was fetched from a peer (best 16 MiB or more at a time: each job makes a file), beside what is held already (which is left out). When it is done,
-    /// the records are durable and readable. After a failure nothing was stored: fetch and import again.
+    /// A job that stores what was fetched from a peer; records that are held already are left out. Each job makes a file, so
+    /// give it 16 MiB or more at a time. When it is done, the records are durable and readable. After a failure nothing was
+    /// stored: fetch and import again.
     ///
     /// Errors: [`RecordsError::Mismatch`]: bytes do not fit their row or checksum; nothing is taken.
     pub fn import(&mut self, owner: ImportFor, batch: Vec<Import>) -> Result<Job, RecordsError> {

@@ -103,7 +103,7 @@ impl Default for Config {
     }
 }
 
-/// The state machine's word on what is needed, given once per group after a start or an installed snapshot.
+/// What the state machine still needs, told once per group after a start or an installed snapshot.
 pub trait LiveView {
     /// The index up to which this view's state is applied.
     fn applied(&self) -> Index;

@@ -1,4 +1,4 @@
-//! The shard state machine: logs, their cursors, and gateways' sessions (DESIGN 3.3). Pure: no I/O, no clock, no
+//! The shard state machine: logs, their cursors, and gateways' sessions. Pure: no I/O, no clock, no
 //! thread, no randomness; the state depends on the applied entries alone, and so do its bytes.
 //!
 //! What the caller does:

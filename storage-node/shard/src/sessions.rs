@@ -1,4 +1,4 @@
-//! Gateway sessions: the half of "exactly one hand-over" that lives in the state (DESIGN 3.3).
+//! Gateway sessions: the half of "exactly one hand-over" that lives in the state.
 //!
 //! Danger: if a number or an outcome is lost, over a snapshot for instance, a batch that a gateway sends again is
 //! stored twice. Called by `apply`; ids come from meta and are never reused.

@@ -5,7 +5,7 @@ use crate::spec::LogSpec;
 use crate::{CursorId, LeaseId, LogId, LogTime, Offset, OffsetRange, Revision, SessionId, Term};
 use bytes::Bytes;
 
-/// Makes an append count once although it may be sent again under another session (DESIGN 3.3).
+/// Makes an append count once although it may be sent again under another session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Origin {
     /// A Kafka producer's sequence: batches of one (producer, epoch, log) are accepted without gaps.

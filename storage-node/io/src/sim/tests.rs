@@ -1,5 +1,10 @@
 //! The simulated disk does what it says.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail by panicking"
+)]
 
 use super::*;
 use std::collections::BTreeSet;

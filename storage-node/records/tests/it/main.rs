@@ -1,6 +1,5 @@
 //! The record store from outside: its public interface over a disk that loses and flips things.
-// A helper that cannot go on fails the test by panicking.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail by panicking")]
 
 mod common;
 mod jobs;
