@@ -44,6 +44,16 @@ pub(crate) struct Owned {
     pub made: bool,
 }
 
+impl Owned {
+    /// Whether meta knew the queue and does not any more: another gateway's client deleted it, or it ended at its leader.
+    /// The claim of a name that a client chose was in this gateway's view before the queue was made; that of another name
+    /// is only on its way when it is noted, and an exclusive queue ends with its connection.
+    fn was_deleted_elsewhere(&self, name: &str) -> bool {
+        let told = self.claimed && self.named_by_client && !self.declare.exclusive;
+        told && self.namespace.queue(name).is_none()
+    }
+}
+
 /// What a queue is asked about for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -500,9 +510,13 @@ impl Engine {
         });
     }
 
-    /// Makes a queue of this gateway again, unless it was deleted before that was done.
+    /// Makes a queue of this gateway again, unless it was deleted, here or elsewhere, before that was done.
     async fn make_again(&self, namespace: u32, name: &Arc<str>, owned: &Owned) {
         if self.transients.owned(namespace, name).is_none() {
+            return;
+        }
+        if owned.was_deleted_elsewhere(name) {
+            self.transients.disown(namespace, name);
             return;
         }
         self.transients.forget(namespace, name);

@@ -7,7 +7,7 @@ mod fake;
 use bytes::Bytes;
 use fake::Fake;
 use longshore_broker::*;
-use longshore_proto::v1::meta_change::Change;
+use longshore_proto::v1::{self, meta_change::Change};
 use longshore_wire::record::Form;
 use longshore_wire::spec::LogSpec;
 use std::time::Duration;
@@ -423,6 +423,39 @@ async fn a_queue_that_a_lost_leader_had_just_made_is_made_again() {
         fake.lock().logs.values().any(|q| q.transient.as_ref().is_some_and(|(name, _)| *name == queue.name))
     })
     .await;
+}
+
+// In one thread: what a task sends when it goes on is sent before what is asked for later.
+#[tokio::test]
+async fn a_queue_that_was_deleted_elsewhere_is_not_made_again() {
+    let (fake, broker) = start().await;
+    let (connection, _events) = connect(&broker).await;
+    let control = connection.control();
+    let shared =
+        |name: &str| QueueDeclare { exclusive: false, ..declare(QueueName::Given(name.into()), false) };
+    for name in ["gone", "kept"] {
+        control.declare_queue(shared(name)).await.unwrap();
+    }
+    let is_there = |name: &str| {
+        let state = fake.lock();
+        state.logs.values().any(|queue| queue.transient.as_ref().is_some_and(|(known, _)| known == name))
+    };
+    assert!(is_there("gone") && is_there("kept"));
+    {
+        let mut state = fake.lock();
+        let key = (1, "gone".to_owned());
+        let log = state.queues.remove(&key).unwrap().log;
+        let gone = v1::QueueDeleted { namespace: key.0, name: key.1, log, ..v1::QueueDeleted::default() };
+        state.change(Change::QueueDeleted(gone));
+        // Their leader changes, and has neither.
+        state.logs.retain(|_, queue| queue.transient.is_none());
+    }
+    // Its answer comes once the gateway has seen all that came before.
+    control.declare_queue(given("q")).await.unwrap();
+    fake.cut_links();
+    until("the other one is made again", || is_there("kept")).await;
+    control.declare_queue(shared("later")).await.unwrap();
+    assert!(!is_there("gone"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
