@@ -284,7 +284,10 @@ impl World {
         let mut out = Output::default();
         let mut inputs = std::mem::take(&mut process.inbox);
         let node = &mut process.node;
-        let turned = catch_unwind(AssertUnwindSafe(|| node.turn(Mono(now), wall, &mut inputs, &mut out)));
+        let turned = catch_unwind(AssertUnwindSafe(|| {
+            let turned = node.turn(Mono(now), wall, &mut inputs, &mut out);
+            turned.map(|()| node.hand_out(Mono(now), &mut out))
+        }));
         let overwritten = process.node.overwritten_sealed();
         match turned {
             Ok(Ok(())) => self.reached.overwritten_sealed += u64::from(overwritten > 0),

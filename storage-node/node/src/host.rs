@@ -9,7 +9,7 @@ use crate::gauges::Shown;
 use crate::io::{LinkId, Output, Reply, Task, Ticket};
 use crate::links::Links;
 use crate::meta_host::MetaHost;
-use crate::node::{blocked_item, form_command};
+use crate::node::blocked_item;
 use crate::pages;
 use crate::requests::Requests;
 use crate::shard_host::{Applied, ShardHost};
@@ -229,7 +229,8 @@ impl Host {
         if self.meta.meta.cluster().is_none()
             && let Some(form) = &self.formation
         {
-            self.meta.wanted.push(form_command(form.clone()));
+            let command = Some(Command::FormCluster(form.clone()));
+            self.meta.wanted.push(v1::MetaCommand { command, ..v1::MetaCommand::default() });
         }
     }
 

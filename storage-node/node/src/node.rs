@@ -10,7 +10,7 @@ use longshore_delivery::{Action as Delivered, Counters, Refused};
 use longshore_io::{Mono, WallMs};
 use longshore_log::{LogError, SegmentState};
 use longshore_mutations::{self as mutations, Mutation};
-use longshore_proto::v1::{self, FormCluster, MetaCommand, meta_command::Command, node_item};
+use longshore_proto::v1::{self, FormCluster, MetaCommand, node_item};
 use longshore_records::{JobOutcome, RecordsError, SegmentInfo};
 use longshore_wire::context::EntryContext;
 use longshore_wire::{Index, LogTime, ReplicaId, ShardId};
@@ -79,7 +79,8 @@ impl Node {
         self.host.formation = Some(form);
     }
 
-    /// Takes what happened and fills `out`. `inputs` is left empty. `now` and `wall` are read after `inputs` were gathered.
+    /// Takes what happened and fills `out`; [`Node::hand_out`] follows. `inputs` is left empty. `now` and `wall` are read after
+    /// `inputs` were gathered.
     ///
     /// Errors: [`NodeError`]; nothing of this turn may be sent, the process must end.
     pub fn turn(
@@ -105,16 +106,22 @@ impl Node {
         if !self.has_meta() {
             self.host.requests.number(META);
         }
-        let confirmed = self.store.may_deliver(META, now);
-        self.host.turn_meta(confirmed, out);
-        let store = &self.store;
-        self.host.links.flush(|shard| store.may_deliver(shard, now));
-        self.host.links.take(&mut out.items);
         out.close_links.append(&mut self.host.close_links);
         out.replies.append(&mut self.host.replies);
         out.snapshots_installed.extend(self.host.installed.drain(..).map(|group| (group, true)));
         out.again |= !self.events.is_empty();
         Ok(())
+    }
+
+    /// Moves into `out` what only a confirmed leader may say: deliveries, and renewals of gateways' leases. Call it after each
+    /// turn, right before these are sent, with a clock that is read then: a process that was stopped inside of a turn must
+    /// not hand out under a lease that is over meanwhile.
+    pub fn hand_out(&mut self, now: Mono, out: &mut Output) {
+        let confirmed = self.store.may_deliver(META, now);
+        self.host.turn_meta(confirmed, out);
+        let store = &self.store;
+        self.host.links.flush(|shard| store.may_deliver(shard, now));
+        self.host.links.take(&mut out.items);
     }
 
     fn consensus_turn(&mut self, now: Mono, wall: WallMs, out: &mut Output) -> Result<(), NodeError> {
@@ -586,9 +593,4 @@ impl Node {
 pub(crate) fn blocked_item(blocked: bool) -> node_item::Item {
     let reason = if blocked { "low on disk" } else { "" }.to_owned();
     node_item::Item::Blocked(v1::Blocked { blocked, reason })
-}
-
-/// The command that forms a cluster.
-pub(crate) fn form_command(form: FormCluster) -> MetaCommand {
-    MetaCommand { command: Some(Command::FormCluster(form)), ..MetaCommand::default() }
 }

@@ -105,6 +105,7 @@ impl StoreThread {
         for task in out.tasks.drain(..) {
             self.workers.run(task);
         }
+        self.node.hand_out(self.clock.now(), out);
         if !out.items.is_empty() {
             self.registry.send_items(std::mem::take(&mut out.items));
         }
