@@ -61,6 +61,20 @@ const OF_A_NODE: [(&str, f64); 7] = [
     ("longshore_disk_free_bytes", 1.0),
 ];
 
+/// Every counter that docs/operations.md names is there before anything happened, but for one that has a series per code.
+async fn documented_counters_are_there(cluster: &Cluster) -> Result<()> {
+    let docs = include_str!("../../../docs/operations.md");
+    let (gateway, nodes) = (http::metrics(&cluster.management(0)).await?, of_nodes(cluster).await?);
+    let table = docs.lines().filter(|line| line.starts_with("| `longshore_"));
+    let names: Vec<&str> =
+        table.flat_map(|line| line.split('`')).filter(|word| word.ends_with("_total")).collect();
+    ensure!(names.len() > 15, "the table of metrics was not found: {names:?}");
+    for name in names.into_iter().filter(|name| *name != "longshore_amqp_errors_total") {
+        ensure!(gateway.contains_key(name) || nodes.contains_key(name), "{name} is not there at the start");
+    }
+    Ok(())
+}
+
 /// Publishes, a return to the publisher, an error, deliveries, a return to the queue, a change of leader.
 async fn something_of_everything(cluster: &Cluster, connection: &lapin::Connection) -> Result<()> {
     fill(&cluster.amqp(), "q", 0..MESSAGES, 100).await?;
@@ -88,6 +102,7 @@ fn metrics_of_every_process_move() -> Result<()> {
     run("metrics", Duration::from_secs(120), async |dir| {
         let cluster = Cluster::start(dir, 1, &[]).await?;
         inspect::wait_for_spread_leaders(&cluster).await?;
+        documented_counters_are_there(&cluster).await?;
         let changes = value(&of_nodes(&cluster).await?, "longshore_leader_changes_total");
         ensure!(changes >= 7.0, "7 groups have a leader after {changes} changes");
         let connection = connect(&cluster.amqp()).await?;
