@@ -30,7 +30,7 @@ pub enum Tag {
     /// A message.
     Append { producer: u64, number: u64 },
     /// Ends of deliveries: which, and whether for good.
-    Settle { log: LogId, term: Term, consumer: u64, ends: Vec<(Offset, bool)> },
+    Settle { log: LogId, term: Term, consumer: u64, ends: Vec<(Offset, LeaseId, bool)> },
 }
 
 /// One connection that publishes.
@@ -268,16 +268,16 @@ impl World {
             let text = "an append was answered as a settlement".to_owned();
             return self.history.violation(Rule::Outcome, text);
         };
-        let offsets: Vec<Offset> = ends.iter().map(|(offset, _)| *offset).collect();
+        let leases: Vec<_> = ends.iter().map(|(offset, lease, _)| (*offset, *lease)).collect();
         // A settlement told to a later leader may have come too late: the message may be out to another session there.
         let mut binding = false;
         if let Some(side) = self.gateways[at].shards.get_mut(&shard) {
-            side.consumers.settle_done(*log, &offsets);
+            side.consumers.settle_done(*log, *term, &leases);
             binding = side.leader.is_some_and(|(leading, _)| leading == *term);
             // Or its consumer ended with everything it had, while the settlement was still on its way.
             binding &= self.gateways[at].clients.consumers.contains_key(consumer);
         }
-        for (offset, for_good) in ends.iter().filter(|(_, for_good)| *for_good) {
+        for (offset, _, for_good) in ends.iter().filter(|(.., for_good)| *for_good) {
             self.history.settle_acknowledged(self.now, *log, *offset, *for_good && binding);
         }
     }
@@ -394,9 +394,9 @@ impl World {
                 log: held.log,
                 term: held.term,
                 consumer: held.consumer,
-                ends: vec![(held.offset, for_good)],
+                ends: vec![(held.offset, held.lease, for_good)],
             };
-            side.sender.settle((held.log, CursorId(0), held.term), [(held.offset, end)], tag);
+            side.sender.settle((held.log, CursorId(0), held.term), [(held.offset, held.lease, end)], tag);
             let credit = side.consumers.credit(held.consumer, 1, 0);
             if let Some(credit) = credit {
                 self.send_to_leader(at, held.shard, Item::Credit(credit));

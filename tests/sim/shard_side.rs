@@ -9,7 +9,7 @@ use longshore_broker::session::settles::End;
 use longshore_broker::session::{Consumers, Limits, Resolved, Sender, SenderError};
 use longshore_node::{Input, LinkId};
 use longshore_proto::v1::{self, batch_outcome, gateway_item::Item};
-use longshore_wire::{BatchNo, CursorId, LogId, NodeId, Offset, SessionId, ShardId, Term, outcome};
+use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, NodeId, Offset, SessionId, ShardId, Term, outcome};
 
 /// Small, so that many batches are under way.
 const LIMITS: Limits = Limits {
@@ -212,9 +212,10 @@ impl World {
             match side.consumers.delivery(term, &delivery, bytes) {
                 Verdict::Deliver(_) => self.delivered(at, sent, shard, term, &delivery, &pieces),
                 Verdict::Return => {
-                    let end = (Offset(delivery.offset), End::Returned { counted: false });
                     let (log, offset) = (LogId(delivery.log), Offset(delivery.offset));
-                    let tag = Tag::Settle { log, term, consumer: 0, ends: vec![(offset, false)] };
+                    let lease = LeaseId(delivery.lease);
+                    let end = (offset, lease, End::Returned { counted: false });
+                    let tag = Tag::Settle { log, term, consumer: 0, ends: vec![(offset, lease, false)] };
                     side.sender.settle((log, CursorId(0), term), [end], tag);
                 }
                 Verdict::Drop => self.reached.deliveries_dropped += 1,

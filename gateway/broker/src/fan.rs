@@ -1,7 +1,7 @@
 //! The fate of one publish that goes several ways: known once the last of them is known.
 
 use crate::api::{BrokerError, ConnectionId, PublishResult, Published};
-use longshore_wire::{LogId, Offset};
+use longshore_wire::{LeaseId, LogId, Offset, Term};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -33,8 +33,10 @@ pub(crate) enum Ticket {
         connection: ConnectionId,
         /// Which log.
         log: LogId,
+        /// Of the leases.
+        term: Term,
         /// What.
-        offsets: Box<[Offset]>,
+        leases: Box<[(Offset, LeaseId)]>,
         /// None of them is to be delivered again, here or elsewhere.
         acked: bool,
     },

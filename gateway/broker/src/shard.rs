@@ -320,15 +320,15 @@ impl State {
         let mut settles: Vec<_> = settles
             .into_iter()
             .filter(|(handle, id, _)| self.consumers.settled(*id, handle.log, handle.offset, handle.lease))
-            .map(|(handle, _, end)| (handle.log, handle.term, handle.offset, end))
+            .map(|(handle, _, end)| (handle.log, handle.term, (handle.offset, handle.lease, end)))
             .collect();
-        settles.sort_by_key(|(log, term, offset, _)| (*log, *term, *offset));
+        settles.sort_by_key(|(log, term, (offset, ..))| (*log, *term, *offset));
         for group in settles.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
             let Some((log, term, ..)) = group.first().copied() else { continue };
             if !log.is_transient() {
-                settlements.count(group.iter().all(|(.., end)| *end == End::Acked));
+                settlements.count(group.iter().all(|(.., (.., end))| *end == End::Acked));
             }
-            self.settle_group(shard, connection, log, term, group.iter().map(|(_, _, o, end)| (*o, *end)));
+            self.settle_group(shard, connection, log, term, group.iter().map(|(.., ended)| *ended));
         }
         settlements
     }
@@ -339,11 +339,11 @@ impl State {
         connection: ConnectionId,
         log: LogId,
         term: Term,
-        ends: impl Iterator<Item = (Offset, End)> + Clone,
+        ends: impl Iterator<Item = (Offset, LeaseId, End)> + Clone,
     ) {
         if log.is_transient() {
             let (mut acked, mut returned) = (Vec::new(), Vec::new());
-            for (offset, end) in ends {
+            for (offset, _, end) in ends {
                 match end {
                     End::Returned { .. } => returned.push(offset.0),
                     End::Acked | End::Dead(_) => acked.push(offset.0),
@@ -356,19 +356,20 @@ impl State {
                 returned,
             }));
         }
-        let offsets = ends.clone().map(|(offset, _)| offset).collect();
-        let acked = ends.clone().all(|(_, end)| end == End::Acked);
-        let ticket = Ticket::Settle { connection, log, offsets, acked };
+        let leases = ends.clone().map(|(offset, lease, _)| (offset, lease)).collect();
+        let acked = ends.clone().all(|(.., end)| end == End::Acked);
+        let ticket = Ticket::Settle { connection, log, term, leases, acked };
         self.sender.settle((log, CursorId(0), term), ends, ticket);
     }
 
     /// Gives back what a connection that ended holds without a consumer.
     pub fn return_loose(&mut self, shard: ShardId, connection: ConnectionId) {
         let mut loose = self.consumers.take_loose(|owner| owner.connection == connection);
-        loose.sort_by_key(|(log, offset, term)| (*log, *term, *offset));
-        for group in loose.chunk_by(|a, b| (a.0, a.2) == (b.0, b.2)) {
-            let Some((log, _, term)) = group.first().copied() else { continue };
-            let ends = group.iter().map(|(_, offset, _)| (*offset, End::Returned { counted: true }));
+        loose.sort_unstable();
+        for group in loose.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let Some((log, term, ..)) = group.first().copied() else { continue };
+            let ends =
+                group.iter().map(|(_, _, offset, lease)| (*offset, *lease, End::Returned { counted: true }));
             self.settle_group(shard, connection, log, term, ends);
         }
     }
@@ -420,8 +421,8 @@ impl State {
                 Resolved::Appended(Ticket::Publish(ticket), result) => {
                     mail.resolve(&ticket, publish_result(result));
                 }
-                Resolved::Settled(Ticket::Settle { connection, log, offsets, acked }) => {
-                    self.consumers.settle_done(log, &offsets);
+                Resolved::Settled(Ticket::Settle { connection, log, term, leases, acked }) => {
+                    self.consumers.settle_done(log, term, &leases);
                     mail.to(connection).settled.count(acked);
                 }
                 Resolved::Appended(Ticket::Settle { .. }, _) | Resolved::Settled(Ticket::Publish(_)) => {
@@ -460,7 +461,8 @@ impl State {
                     }
                 }
                 Verdict::Return => {
-                    let end = (Offset(delivery.offset), End::Returned { counted: false });
+                    let returned = End::Returned { counted: false };
+                    let end = (Offset(delivery.offset), LeaseId(delivery.lease), returned);
                     let (log, none) = (LogId(delivery.log), ConnectionId(0));
                     self.settle_group(shard, none, log, term, std::iter::once(end));
                 }

@@ -172,6 +172,7 @@ fn put_item(item: &Item, out: &mut BytesMut) {
             out.put_u32_le(settle.returned.len() as u32);
             for returned in &settle.returned {
                 out.put_u64_le(returned.offset.0);
+                out.put_u64_le(returned.lease.0);
                 out.put_u8(u8::from(returned.counted));
             }
             out.put_u32_le(settle.dead.len() as u32);
@@ -424,9 +425,9 @@ fn read_item(kind: u8, r: &mut Reader) -> Result<Item, DecodeError> {
 fn read_settle(r: &mut Reader) -> Result<Settle, DecodeError> {
     let (log, cursor, term) = (LogId(r.u64()?), CursorId(r.u32()?), Term(r.u64()?));
     let acked = read_ranges(r)?;
-    let n = r.count(9)?;
+    let n = r.count(17)?;
     let returned = (0..n)
-        .map(|_| Ok(Returned { offset: Offset(r.u64()?), counted: r.u8()? != 0 }))
+        .map(|_| Ok(Returned { offset: Offset(r.u64()?), lease: LeaseId(r.u64()?), counted: r.u8()? != 0 }))
         .collect::<Result<_, DecodeError>>()?;
     let n = r.count(9)?;
     let dead = (0..n)

@@ -2,8 +2,8 @@
 //! proposes it**; apply believes what it gets.
 //!
 //! The rule: an ack or a refusal is dropped if the message is out to another session (a settle of an older term, or of a
-//! lease that ended); a return is kept only if the message is out to this very session by a lease no newer than the
-//! settle's term, and nobody is returning it yet: it would end the lease of whoever got the message after that one.
+//! lease that ended); a return is kept only if the message is out under the very lease that it names, and the leader is not
+//! ending that one by itself already: the return would be counted twice.
 //! A changed batch is encoded anew with the same session, number and items, so that outcomes keep their places.
 
 use crate::command::QueueId;
@@ -23,8 +23,11 @@ impl Delivery {
         let queue = QueueId { log: settle.log, cursor: settle.cursor };
         if settle.term < self.core.term {
             let durable = self.durable.get(&queue);
-            let is_out = |at: Offset| durable.is_some_and(|durable| durable.desk.leases.contains(at));
-            for back in settle.returned.iter().filter(|back| !is_out(back.offset)) {
+            let is_out = |back: &Returned| {
+                let lease = durable.and_then(|durable| durable.desk.leases.get(back.offset));
+                lease.is_some_and(|lease| lease.is(back.lease, settle.term))
+            };
+            for back in settle.returned.iter().filter(|back| !is_out(back)) {
                 self.core.note_returned_early(session, queue, back.offset);
             }
         }
@@ -48,11 +51,10 @@ impl Delivery {
         let Some(durable) = self.durable.get_mut(&queue).filter(|_| self.leading) else { return };
         for back in &settle.returned {
             let lease = durable.desk.leases.get(back.offset);
-            let inherited = lease.is_some_and(|lease| {
-                lease.owner.session == session && lease.term < self.core.term && lease.term <= settle.term
-            });
-            if inherited {
-                durable.returned(back.offset, &mut self.core);
+            let claimed = lease
+                .is_some_and(|lease| lease.owner.session == session && lease.is(back.lease, settle.term));
+            if claimed {
+                durable.returned(back, settle.term, &mut self.core);
                 self.agenda.mark(queue);
             }
         }
@@ -115,7 +117,8 @@ fn own_returns(
     let leases = &mut durable.desk.leases;
     let mut kept = Vec::with_capacity(returned.len());
     for back in returned {
-        let own = |lease: &Lease| lease.owner.session == session && lease.term <= term && !lease.ending;
+        let own =
+            |lease: &Lease| lease.owner.session == session && lease.is(back.lease, term) && !lease.ending;
         if leases.get(back.offset).is_some_and(own) {
             leases.set_returning(back.offset);
             kept.push(*back);

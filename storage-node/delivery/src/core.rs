@@ -140,16 +140,15 @@ impl Core {
         self.counters.leases >= self.config.leases_max
     }
 
-    /// Proposes the return of `offsets` (ascending), in items of bounded size.
-    pub fn propose_returns(&self, queue: QueueId, offsets: &[Offset], out: &mut Actions) {
-        for chunk in offsets.chunks(OFFSETS_PER_ITEM_MAX) {
-            let returned = chunk.iter().map(|at| Returned { offset: *at, counted: true }).collect();
+    /// Proposes the end of leases of `term` (ascending by offset), in items of bounded size.
+    pub fn propose_returns(&self, queue: QueueId, term: Term, returned: &[Returned], out: &mut Actions) {
+        for chunk in returned.chunks(OFFSETS_PER_ITEM_MAX) {
             out.push(Action::Propose(Item::Settle(Settle {
                 log: queue.log,
                 cursor: queue.cursor,
-                term: self.term,
+                term,
                 acked: Vec::new(),
-                returned,
+                returned: chunk.to_vec(),
                 dead: Vec::new(),
             })));
         }

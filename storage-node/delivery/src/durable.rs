@@ -14,9 +14,9 @@ use crate::takes::Takes;
 use crate::view::{CursorView, LogInfo, View};
 use crate::window::{Admission, Load, Window};
 use longshore_io::Mono;
-use longshore_wire::batch::Item;
+use longshore_wire::batch::{Item, Returned};
 use longshore_wire::row::{NEVER, Row};
-use longshore_wire::{Index, LeaseId, LogTime, Offset, OffsetRange};
+use longshore_wire::{Index, LeaseId, LogTime, Offset, OffsetRange, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows that a queue without consumers keeps: enough to see its head's time to live end.
@@ -138,7 +138,9 @@ impl Durable {
     ) -> Option<Mono> {
         let returned_max = turn.core.config.returned_max;
         let over = self.window.pass_time(turn.now, turn.log_time, cursor, turn.again(), returned_max);
-        turn.core.propose_returns(self.queue(), &over, turn.out);
+        let over: Vec<_> =
+            over.into_iter().map(|offset| Returned { offset, lease: LeaseId(0), counted: true }).collect();
+        turn.core.propose_returns(self.queue(), turn.core.term, &over, turn.out);
         self.end_leases(turn);
         for at in self.takes.give_up(turn.now, turn.out) {
             if !cursor.is_settled(at) {
@@ -184,12 +186,19 @@ impl Durable {
         self.propose_returns(&due, turn.again(), turn.core, turn.out);
     }
 
-    /// Proposes the return of `offsets`; they stay out until it is applied.
+    /// Proposes the return of `offsets` (ascending); they stay out until it is applied.
     pub fn propose_returns(&mut self, offsets: &[Offset], again: Mono, core: &Core, out: &mut Actions) {
+        // Leases that outlived a leader are named by that leader's term.
+        let mut by_term: BTreeMap<Term, Vec<Returned>> = BTreeMap::new();
         for at in offsets {
-            self.desk.leases.end(*at, again);
+            if let Some(lease) = self.desk.leases.end(*at, again) {
+                let back = Returned { offset: *at, lease: lease.id, counted: true };
+                by_term.entry(lease.term).or_default().push(back);
+            }
         }
-        core.propose_returns(self.queue(), offsets, out);
+        for (term, returned) in by_term {
+            core.propose_returns(self.queue(), term, &returned, out);
+        }
     }
 
     fn ask_rows<C: CursorView>(&mut self, turn: &mut Turn<'_>, log: &LogInfo, cursor: &C) {
@@ -269,11 +278,11 @@ impl Durable {
         self.takes.taken(at, lease, &mut core.outbox);
     }
 
-    /// A message is ready again. A return that is applied twice (the leader proposes its own again when it has not heard of them
-    /// for long) ends no lease that began after the first: those of this term whose return nobody proposed stand.
-    pub fn returned(&mut self, at: Offset, core: &mut Core) {
-        let stands = |lease: &Lease| lease.term == core.term && !lease.ending && !lease.returning;
-        if self.desk.leases.get(at).is_some_and(stands) {
+    /// A message is ready again, unless it is out under another lease than the one that ends: a return may be applied twice
+    /// (the leader proposes its own again when it has not heard of them for long), or after the leader ended that lease.
+    pub fn returned(&mut self, back: &Returned, term: Term, core: &mut Core) {
+        let at = back.offset;
+        if self.desk.leases.get(at).is_some_and(|lease| !lease.is(back.lease, term)) {
             return;
         }
         if self.desk.leases.remove(at).is_some() {
@@ -328,8 +337,10 @@ impl Durable {
             }
             match self.desk.leases.get(at) {
                 Some(lease) => {
-                    let same = lease.id == held.lease && lease.term == held.term;
-                    if same && lease.owner.session == owner.session && !lease.ending {
+                    if lease.is(held.lease, held.term)
+                        && lease.owner.session == owner.session
+                        && !lease.ending
+                    {
                         self.desk.leases.hand_on(at, owner);
                     }
                 }

@@ -25,12 +25,12 @@ impl Delivery {
             Event::Settled { log, cursor, ranges } | Event::Expired { log, cursor, ranges } => {
                 self.settled(id(log, cursor), ranges);
             }
-            Event::Returned { log, cursor, returned } => {
+            Event::Returned { log, cursor, term, returned } => {
                 let queue = id(log, cursor);
                 self.track(queue);
                 let Some(durable) = self.durable.get_mut(&queue) else { return };
                 for back in returned {
-                    durable.returned(back.offset, &mut self.core);
+                    durable.returned(back, *term, &mut self.core);
                 }
             }
             Event::Purged { log, cursor, .. } | Event::Rewound { log, cursor, .. } => {

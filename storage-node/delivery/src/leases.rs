@@ -20,6 +20,13 @@ pub(crate) struct Lease {
     pub returning: bool,
 }
 
+impl Lease {
+    /// Whether it is the one that was handed over as `id` in `term`; numbers begin anew with each term.
+    pub fn is(&self, id: LeaseId, term: Term) -> bool {
+        (self.id, self.term) == (id, term)
+    }
+}
+
 /// Leases by offset.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
@@ -99,15 +106,16 @@ impl Leases {
         }
     }
 
-    /// Begins the end of a lease: its return is proposed again at `again` unless it is applied before.
-    pub fn end(&mut self, at: Offset, again: Mono) {
-        let Some(lease) = self.out.get_mut(&at) else { return };
+    /// Begins the end of a lease, which it answers: its return is proposed again at `again` unless it is applied before.
+    pub fn end(&mut self, at: Offset, again: Mono) -> Option<Lease> {
+        let lease = self.out.get_mut(&at)?;
         if let Some(deadline) = lease.deadline {
             self.deadlines.remove(&(deadline, at));
         }
         lease.deadline = Some(again);
         lease.ending = true;
         self.deadlines.insert((again, at));
+        Some(*lease)
     }
 
     /// Offsets whose deadline has come.

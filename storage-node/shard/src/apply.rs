@@ -217,7 +217,7 @@ impl Shard {
     }
 
     fn settle(&mut self, entry: Entry, settle: Settle, out: &mut Effects) -> Result<u64, Refusal> {
-        let Settle { log, cursor, mut acked, returned, dead, .. } = settle;
+        let Settle { log, cursor, term, mut acked, returned, dead } = settle;
         // No log has a dead-letter target yet: what is refused for good is done with.
         acked.extend(dead.iter().map(|(offset, _)| OffsetRange::one(*offset)));
         let target = self.logs.change(log)?;
@@ -232,7 +232,7 @@ impl Shard {
             out.events.push(Event::Settled { log, cursor, ranges });
         }
         if !back.is_empty() {
-            out.events.push(Event::Returned { log, cursor, returned: back });
+            out.events.push(Event::Returned { log, cursor, term, returned: back });
         }
         Ok(count)
     }

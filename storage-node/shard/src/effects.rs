@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use longshore_wire::batch::Returned;
 use longshore_wire::row::Row;
-use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, LogTime, Offset, OffsetRange, SessionId};
+use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, LogTime, Offset, OffsetRange, SessionId, Term};
 
 /// The consequences of applied entries, in the order in which they happened. Reusable: [`Effects::clear`]
 /// keeps the room.
@@ -114,6 +114,8 @@ pub enum Event {
         log: LogId,
         /// Its cursor.
         cursor: CursorId,
+        /// The term of the leases that end with it.
+        term: Term,
         /// Only those that are unsettled.
         returned: Vec<Returned>,
     },

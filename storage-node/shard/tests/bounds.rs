@@ -120,8 +120,9 @@ fn the_producer_that_was_silent_longest_is_forgotten() {
 fn the_youngest_return_is_forgotten() {
     let mut shard = shard();
     run(&mut shard, &[Put::Append(Append { count: RETURNS_MAX as u32 + 1, ..Append::to(1) })]);
-    let returned =
-        (0..=RETURNS_MAX as u64).map(|at| Returned { offset: Offset(at), counted: true }).collect();
+    let returned = (0..=RETURNS_MAX as u64)
+        .map(|at| Returned { offset: Offset(at), lease: LeaseId(0), counted: true })
+        .collect();
     let (acked, dead) = (Vec::new(), Vec::new());
     let settle = Settle { log: LOG, cursor: OWN_CURSOR, term: Term(1), acked, returned, dead };
     run(&mut shard, &[Put::Item(Item::Settle(settle))]);

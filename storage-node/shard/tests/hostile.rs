@@ -18,7 +18,7 @@ fn every_item() -> Vec<Put> {
         cursor,
         term: Term(1),
         acked: vec![range],
-        returned: vec![Returned { offset: Offset(6), counted: true }],
+        returned: vec![Returned { offset: Offset(6), lease: LeaseId(1), counted: true }],
         dead: vec![(Offset(7), DeadReason::Expired)],
     };
     let items = [

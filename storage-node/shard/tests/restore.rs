@@ -19,7 +19,7 @@ fn rich() -> Shard {
         cursor,
         term: Term(1),
         acked: vec![OffsetRange { first: Offset(2), last: Offset(70_000) }],
-        returned: vec![Returned { offset: Offset(1), counted: true }],
+        returned: vec![Returned { offset: Offset(1), lease: LeaseId(0), counted: true }],
         dead: Vec::new(),
     };
     let leader = [

@@ -74,12 +74,27 @@ fn a_new_leader_hears_what_is_held_and_what_credit_is_left() {
     );
     assert!(holds(&items).is_empty(), "the consumer names it");
     assert!(matches!(items.last().unwrap().item, Some(Item::Reported(_))), "last of all");
-    consumers.settle_done(LOG, &[Offset(1)]);
+    consumers.settle_done(LOG, Term(3), &[(Offset(1), LeaseId(101))]);
     let held = attaches(&consumers.attach_all(|_| false))[0].held.len();
     assert_eq!(held, 3);
     assert_eq!(consumers.attached(&attached(5, 4, 3, None)), (AttachResult::Back, Some("me")));
     let credit = consumers.credit(5, 3, 30).unwrap();
     assert_eq!((credit.messages, credit.bytes), (9, 830), "cumulative since the last attach");
+}
+
+/// The leader ended the first lease by itself, and the message came again before that lease's own end had its outcome.
+#[test]
+fn an_earlier_leases_outcome_does_not_end_a_later_ones_settlement() {
+    let mut consumers = with_consumer(None);
+    for lease in [100, 200] {
+        consumers.delivery(Term(3), &delivery(5, 1, lease), 50);
+        assert!(consumers.settled(Some(5), LOG, Offset(1), LeaseId(lease)));
+    }
+    consumers.settle_done(LOG, Term(3), &[(Offset(1), LeaseId(100))]);
+    let held = &attaches(&consumers.attach_all(|_| false))[0].held;
+    assert_eq!(held.iter().map(|held| held.lease).collect::<Vec<_>>(), [200]);
+    consumers.settle_done(LOG, Term(3), &[(Offset(1), LeaseId(200))]);
+    assert!(attaches(&consumers.attach_all(|_| false))[0].held.is_empty());
 }
 
 #[test]
@@ -121,7 +136,7 @@ fn what_a_get_took_is_given_back_with_its_connection() {
     let mut consumers: Consumers<&str> = Consumers::new(ShardId(1));
     consumers.got(Term(2), &delivery(0, 7, 70), "me");
     consumers.got(Term(2), &delivery(0, 8, 80), "you");
-    assert_eq!(consumers.take_loose(|owner| *owner == "me"), [(LOG, Offset(7), Term(2))]);
+    assert_eq!(consumers.take_loose(|owner| *owner == "me"), [(LOG, Term(2), Offset(7), LeaseId(70))]);
     assert_eq!(holds(&consumers.attach_all(|_| false)), [7, 8], "until its return has an outcome");
     assert!(consumers.settled(None, LOG, Offset(8), LeaseId(80)));
 }

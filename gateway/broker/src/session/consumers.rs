@@ -8,6 +8,7 @@
 use crate::api::StartAt;
 use longshore_proto::v1;
 use longshore_wire::{CursorId, LeaseId, LogId, Offset, ShardId, Term};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// What a consumer is made with.
@@ -338,9 +339,15 @@ impl<O: Clone> Consumers<O> {
     }
 
     /// The outcome of a settlement came.
-    pub fn settle_done(&mut self, log: LogId, offsets: &[Offset]) {
-        for offset in offsets {
-            self.settling.remove(&(log, *offset));
+    ///
+    /// A message that is out again meanwhile, and settled again, stays held until the outcome of that settlement.
+    pub fn settle_done(&mut self, log: LogId, term: Term, leases: &[(Offset, LeaseId)]) {
+        for (offset, lease) in leases {
+            if let Entry::Occupied(settling) = self.settling.entry((log, *offset))
+                && (settling.get().lease, settling.get().term) == (*lease, term)
+            {
+                settling.remove();
+            }
         }
     }
 
@@ -362,14 +369,14 @@ impl<O: Clone> Consumers<O> {
     }
 
     /// Takes what is out without a consumer and belongs to an owner that `whose` says: it must be returned.
-    pub fn take_loose(&mut self, whose: impl Fn(&O) -> bool) -> Vec<(LogId, Offset, Term)> {
+    pub fn take_loose(&mut self, whose: impl Fn(&O) -> bool) -> Vec<(LogId, Term, Offset, LeaseId)> {
         let mine = self.loose.extract_if(.., |_, loose| whose(&loose.owner));
         let taken: Vec<_> =
-            mine.map(|((log, offset), loose)| (log, offset, loose.lease, loose.term)).collect();
-        for (log, offset, lease, term) in &taken {
+            mine.map(|((log, offset), loose)| (log, loose.term, offset, loose.lease)).collect();
+        for (log, term, offset, lease) in &taken {
             self.settling.insert((*log, *offset), Settling { lease: *lease, term: *term, consumer: 0 });
         }
-        taken.into_iter().map(|(log, offset, _, term)| (log, offset, term)).collect()
+        taken
     }
 
     fn detach_item(&self, consumer: u64, keep_leases: bool) -> v1::GatewayItem {

@@ -19,7 +19,7 @@ use longshore_proto::v1::Refused;
 use longshore_wire::batch::{Batch, Item};
 use longshore_wire::outcome::{Outcome, Refusal};
 use longshore_wire::{BATCH_BYTES_MAX, BATCHES_IN_FLIGHT_MAX};
-use longshore_wire::{BatchNo, CursorId, LogId, Offset, SessionId, Term};
+use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, Offset, SessionId, Term};
 use std::collections::VecDeque;
 
 /// Bounds of a sender.
@@ -181,7 +181,7 @@ impl<T> Sender<T> {
     pub fn settle(
         &mut self,
         (log, cursor, term): (LogId, CursorId, Term),
-        ends: impl IntoIterator<Item = (Offset, End)>,
+        ends: impl IntoIterator<Item = (Offset, LeaseId, End)>,
         tag: T,
     ) {
         self.settles.add((log, cursor, term), ends, Some(tag));

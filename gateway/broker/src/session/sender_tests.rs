@@ -6,10 +6,10 @@ use super::settles::End;
 use super::{Chunk, Upload};
 use bytes::Bytes;
 use longshore_proto::v1::Refused;
-use longshore_wire::batch::{Batch, Item};
+use longshore_wire::batch::{Batch, Item, Returned};
 use longshore_wire::outcome::{Outcome, Refusal};
 use longshore_wire::record::{Form, NewRecord, flags};
-use longshore_wire::{BatchNo, CursorId, LogId, Offset, SessionId, Term};
+use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, Offset, OffsetRange, SessionId, Term};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 const SESSION: SessionId = SessionId(7);
@@ -104,7 +104,7 @@ fn a_new_leader_gets_the_same_bytes_in_order() {
 #[test]
 fn an_earlier_leaders_outcome_does_not_keep_a_batch_from_the_new_one() {
     let mut sender = sender();
-    let returned = [(Offset(3), End::Returned { counted: true })];
+    let returned = [(Offset(3), LeaseId(1), End::Returned { counted: true })];
     sender.settle((LOG, CursorId(0), Term(5)), returned, 9);
     let sent = sender.poll().unwrap();
     sender.connected();
@@ -117,12 +117,25 @@ fn an_earlier_leaders_outcome_does_not_keep_a_batch_from_the_new_one() {
     assert!(sender.is_idle());
 }
 
+/// The leader ended the return's lease by itself before it came; the message was out again, and acked.
+#[test]
+fn ends_of_two_leases_of_one_message_go_both() {
+    let mut sender = sender();
+    let key = (LOG, CursorId(0), Term(1));
+    sender.settle(key, [(Offset(3), LeaseId(1), End::Returned { counted: true })], 9);
+    sender.settle(key, [(Offset(3), LeaseId(2), End::Acked), (Offset(3), LeaseId(1), End::Acked)], 10);
+    let batch = Batch::parse(sender.poll().unwrap()).unwrap();
+    let Item::Settle(settle) = batch.items().next().unwrap().unwrap().item else { panic!("a settlement") };
+    assert_eq!(settle.acked, [OffsetRange::one(Offset(3))]);
+    assert_eq!(settle.returned, [Returned { offset: Offset(3), lease: LeaseId(1), counted: true }]);
+}
+
 #[test]
 fn settlements_pass_while_there_is_no_space() {
     let mut sender = sender();
     let mut out = Vec::new();
     sender.push(1, append(10, b"x"));
-    sender.settle((LOG, CursorId(0), Term(1)), [(Offset(5), End::Acked)], 20);
+    sender.settle((LOG, CursorId(0), Term(1)), [(Offset(5), LeaseId(1), End::Acked)], 20);
     let mixed = sender.poll().unwrap();
     sender.push(1, append(11, b"y"));
     let second = sender.poll().unwrap();
@@ -151,7 +164,7 @@ fn a_batch_that_was_sent_twice_keeps_its_number_and_bytes() {
     assert_eq!(sender.poll().unwrap(), first);
     // The first submission may have been proposed: the refusal is of the second one.
     sender.refused(BatchNo(1), Refused::NoSpace, &mut out).unwrap();
-    sender.settle((LOG, CursorId(0), Term(1)), [(Offset(5), End::Acked)], 20);
+    sender.settle((LOG, CursorId(0), Term(1)), [(Offset(5), LeaseId(1), End::Acked)], 20);
     assert_eq!(sender.poll(), None);
     sender.retry();
     assert_eq!(sender.poll().unwrap(), first);
@@ -375,7 +388,7 @@ impl World {
             0 => self.sender.push_upload(stream, upload(1 << 40 | tag, 25)),
             1..=3 => {
                 let tag = 1 << 50 | tag;
-                self.sender.settle((LOG, CursorId(0), Term(1)), [(Offset(n), End::Acked)], tag);
+                self.sender.settle((LOG, CursorId(0), Term(1)), [(Offset(n), LeaseId(1), End::Acked)], tag);
             }
             _ => {
                 let mut body = tag.to_le_bytes().to_vec();

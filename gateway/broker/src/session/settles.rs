@@ -2,13 +2,13 @@
 
 use super::work::Tag;
 use longshore_wire::batch::{DeadReason, Item, Returned, Settle};
-use longshore_wire::{CursorId, LogId, Offset, OffsetRange, Term};
+use longshore_wire::{CursorId, LeaseId, LogId, Offset, OffsetRange, Term};
 use std::collections::BTreeMap;
 
 /// Offsets that one settle item carries at most; more go into further items.
 pub const OFFSETS_PER_ITEM_MAX: usize = 16_384;
-/// Encoded bytes of the largest settle item: ranges of 16 bytes, and three lists of that many.
-pub const ITEM_BYTES_MAX: usize = OFFSETS_PER_ITEM_MAX * 16 + 64;
+/// Encoded bytes of the largest settle item: a return takes the most, 17 bytes.
+pub const ITEM_BYTES_MAX: usize = OFFSETS_PER_ITEM_MAX * 17 + 64;
 
 /// One end of one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,8 @@ type Key = (LogId, CursorId, Term);
 
 #[derive(Debug)]
 struct Pending<T> {
-    ends: BTreeMap<Offset, End>,
+    /// By lease, too: a message may be out again before the end of an earlier lease was sent.
+    ends: BTreeMap<(Offset, LeaseId), End>,
     tags: Vec<T>,
 }
 
@@ -56,13 +57,13 @@ impl<T> Settles<T> {
         self.pending.is_empty()
     }
 
-    /// Adds ends of deliveries of one cursor and term; the first word on an offset stands. `tag` is resolved with
+    /// Adds ends of deliveries of one cursor and term; the first word on a lease stands. `tag` is resolved with
     /// the last of them.
-    pub fn add(&mut self, key: Key, ends: impl IntoIterator<Item = (Offset, End)>, tag: Option<T>) {
+    pub fn add(&mut self, key: Key, ends: impl IntoIterator<Item = (Offset, LeaseId, End)>, tag: Option<T>) {
         let pending =
             self.pending.entry(key).or_insert_with(|| Pending { ends: BTreeMap::new(), tags: Vec::new() });
-        for (offset, end) in ends {
-            if let std::collections::btree_map::Entry::Vacant(entry) = pending.ends.entry(offset) {
+        for (offset, lease, end) in ends {
+            if let std::collections::btree_map::Entry::Vacant(entry) = pending.ends.entry((offset, lease)) {
                 entry.insert(end);
                 self.offsets += 1;
             }
@@ -74,9 +75,11 @@ impl<T> Settles<T> {
     pub fn put_back(&mut self, settle: Settle, tags: Vec<T>) {
         let key = (settle.log, settle.cursor, settle.term);
         let acked = settle.acked.iter().flat_map(|range| range.first.0..=range.last.0);
-        let acked = acked.map(|offset| (Offset(offset), End::Acked));
-        let returned = settle.returned.iter().map(|r| (r.offset, End::Returned { counted: r.counted }));
-        let dead = settle.dead.iter().map(|(offset, reason)| (*offset, End::Dead(*reason)));
+        // Only returns are sent with their leases.
+        let acked = acked.map(|offset| (Offset(offset), LeaseId(0), End::Acked));
+        let returned =
+            settle.returned.iter().map(|r| (r.offset, r.lease, End::Returned { counted: r.counted }));
+        let dead = settle.dead.iter().map(|(offset, reason)| (*offset, LeaseId(0), End::Dead(*reason)));
         self.add(key, acked.chain(returned).chain(dead), None);
         if let Some(pending) = self.pending.get_mut(&key) {
             pending.tags.extend(tags);
@@ -97,10 +100,10 @@ impl<T> Settles<T> {
         self.offsets -= ends.len();
         let mut settle =
             Settle { log, cursor, term, acked: Vec::new(), returned: Vec::new(), dead: Vec::new() };
-        for (offset, end) in ends {
+        for ((offset, lease), end) in ends {
             match end {
                 End::Acked => push_acked(&mut settle.acked, offset),
-                End::Returned { counted } => settle.returned.push(Returned { offset, counted }),
+                End::Returned { counted } => settle.returned.push(Returned { offset, lease, counted }),
                 End::Dead(reason) => settle.dead.push((offset, reason)),
             }
         }
@@ -115,6 +118,7 @@ impl<T> Settles<T> {
 
 fn push_acked(ranges: &mut Vec<OffsetRange>, offset: Offset) {
     match ranges.last_mut() {
+        Some(range) if range.last == offset => {}
         Some(range) if range.last.0.checked_add(1) == Some(offset.0) => range.last = offset,
         _ => ranges.push(OffsetRange::one(offset)),
     }

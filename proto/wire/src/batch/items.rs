@@ -33,6 +33,9 @@ pub enum Origin {
 pub struct Returned {
     /// Which.
     pub offset: Offset,
+    /// The lease that ends, of the settle's term. The message may be out again under another one by the time this is
+    /// applied; that one stands. 0: none (a take that lapsed).
+    pub lease: LeaseId,
     /// Whether its delivery count grows by one.
     pub counted: bool,
 }

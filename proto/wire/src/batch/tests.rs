@@ -21,7 +21,7 @@ fn every_item() -> Vec<Item> {
             cursor,
             term: Term(2),
             acked: vec![range],
-            returned: vec![Returned { offset: Offset(11), counted: true }],
+            returned: vec![Returned { offset: Offset(11), lease: LeaseId(4), counted: true }],
             dead: vec![(Offset(12), DeadReason::Rejected)],
         }),
         Item::CreateLog { log, spec: LogSpec { ttl_ms: Some(0), ..LogSpec::QUEUE } },

@@ -7,6 +7,7 @@ use longshore_wire::spec::LogSpec;
 use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, Offset, OffsetRange, SessionId, Term};
 
 const LOG: LogId = LogId(1);
+const QUEUE: QueueId = QueueId { log: LOG, cursor: CursorId(0) };
 const MINE: SessionId = SessionId(1);
 const OTHER: SessionId = SessionId(2);
 
@@ -17,22 +18,9 @@ fn world() -> World {
     for n in 0..10 {
         world.publish(LOG, &format!("m{n}"), Publish::default());
     }
-    let queue = QueueId { log: LOG, cursor: CursorId(0) };
     for (session, credit) in [(MINE, 5), (OTHER, 3)] {
-        let attach = Attach {
-            key: ConsumerKey { session, consumer: 1 },
-            queue,
-            mode: Mode::Settle,
-            exclusive: false,
-            single_active: false,
-            priority: 0,
-            credit_messages: credit,
-            credit_bytes: u64::MAX,
-            lease_ms: None,
-            held: vec![],
-            attempt: 1,
-        };
-        world.delivery.attach(world.now, attach, &world.shard);
+        let key = ConsumerKey { session, consumer: 1 };
+        world.delivery.attach(world.now, attach(key, credit), &world.shard);
         let delivered = world.pump().into_iter().filter(|action| matches!(action, Action::Deliver { .. }));
         assert_eq!(delivered.count() as u64, credit);
     }
@@ -43,12 +31,28 @@ fn world() -> World {
     world
 }
 
+fn attach(key: ConsumerKey, credit: u64) -> Attach {
+    Attach {
+        key,
+        queue: QUEUE,
+        mode: Mode::Settle,
+        exclusive: false,
+        single_active: false,
+        priority: 0,
+        credit_messages: credit,
+        credit_bytes: u64::MAX,
+        lease_ms: None,
+        held: vec![],
+        attempt: 1,
+    }
+}
+
 fn settle() -> Settle {
     Settle { log: LOG, cursor: CursorId(0), term: Term(1), acked: vec![], returned: vec![], dead: vec![] }
 }
 
 fn returned(offsets: &[u64]) -> Vec<Returned> {
-    offsets.iter().map(|at| Returned { offset: Offset(*at), counted: true }).collect()
+    offsets.iter().map(|at| Returned { offset: Offset(*at), lease: LeaseId(at + 1), counted: true }).collect()
 }
 
 fn range(first: u64, last: u64) -> OffsetRange {
@@ -125,11 +129,10 @@ fn what_is_returned_before_its_sessions_report_is_not_claimed_by_the_report() {
     builder.push(&Item::Settle(Settle { returned: returned(&[3]), ..settle() }));
     let batch = Batch::parse(builder.finish(BatchNo(1))).unwrap();
     world.delivery.admit_batch(&batch).unwrap();
-    let queue = QueueId { log: LOG, cursor: CursorId(0) };
     let held = |offset| Held { offset: Offset(offset), lease: LeaseId(offset + 1), term: Term(1) };
-    world.delivery.hold(world.now, MINE, queue, &[held(2), held(3)], &world.shard);
+    world.delivery.hold(world.now, MINE, QUEUE, &[held(2), held(3)], &world.shard);
     world.delivery.session_reported(world.now, MINE);
-    assert_eq!(world.delivery.stat(queue, &world.shard).unwrap().unacked, 1);
+    assert_eq!(world.delivery.stat(QUEUE, &world.shard).unwrap().unacked, 1);
 }
 
 #[test]
@@ -138,4 +141,23 @@ fn a_return_of_an_earlier_term_does_not_end_a_newer_lease_of_the_same_session() 
     let late = Settle { returned: returned(&[3]), term: Term(0), ..settle() };
     let admitted = world.delivery.admit_settle(&late, MINE).unwrap();
     assert_eq!(admitted.returned, []);
+}
+
+/// A consumer's end overtakes its return, and the leader hands the message to another consumer of the session (simulation,
+/// seeds 218 and 456).
+#[test]
+fn a_late_return_does_not_end_the_lease_of_another_consumer_of_its_session() {
+    let mut world = world();
+    let returns = [Returned { offset: Offset(3), lease: LeaseId(4), counted: true }];
+    let late = Settle { returned: returns.to_vec(), ..settle() };
+    world.delivery.detach(world.now, ConsumerKey { session: MINE, consumer: 1 }, false);
+    world.pump();
+    world.delivery.attach(world.now, attach(ConsumerKey { session: MINE, consumer: 2 }, 10), &world.shard);
+    world.pump();
+    let unacked = |world: &World| world.delivery.stat(QUEUE, &world.shard).unwrap().unacked;
+    let before = unacked(&world);
+    assert_eq!(world.delivery.admit_settle(&late, MINE).unwrap().returned, []);
+    // Not even if it was proposed before the end of the lease was known here.
+    world.command(Item::Settle(late));
+    assert_eq!(unacked(&world), before);
 }

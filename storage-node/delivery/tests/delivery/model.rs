@@ -20,7 +20,7 @@ enum Step {
     Credit { session: u8, consumer: u8, more: u8 },
     Ack { session: u8, nth: u8 },
     Return { session: u8, nth: u8 },
-    AckAgain { session: u8, nth: u8 },
+    ReturnAgain { session: u8, nth: u8 },
     Get { session: u8 },
     Take { max: u8 },
     LinkLost { session: u8 },
@@ -46,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (who(), 1..6u8).prop_map(|((session, consumer), more)| Step::Credit { session, consumer, more }),
         8 => (0..3u8, any::<u8>()).prop_map(|(session, nth)| Step::Ack { session, nth }),
         4 => (0..3u8, any::<u8>()).prop_map(|(session, nth)| Step::Return { session, nth }),
-        1 => (0..3u8, any::<u8>()).prop_map(|(session, nth)| Step::AckAgain { session, nth }),
+        1 => (0..3u8, any::<u8>()).prop_map(|(session, nth)| Step::ReturnAgain { session, nth }),
         2 => (0..3u8).prop_map(|session| Step::Get { session }),
         1 => (1..4u8).prop_map(|max| Step::Take { max }),
         1 => (0..3u8).prop_map(|session| Step::LinkLost { session }),
@@ -67,7 +67,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Gateway {
     incarnation: u64,
     held: BTreeMap<Offset, (LeaseId, Term, u64)>,
-    settled: Vec<Offset>,
+    /// Ended once already, with their leases.
+    settled: Vec<(Offset, LeaseId, Term)>,
     consumers: BTreeMap<u64, (u64, u64)>,
 }
 
@@ -77,6 +78,10 @@ struct Model {
     taken: BTreeSet<Offset>,
     term: u64,
     takes: u64,
+}
+
+fn settle(term: Term) -> Settle {
+    Settle { log: LOG, cursor: CursorId(0), term, acked: vec![], returned: vec![], dead: vec![] }
 }
 
 /// Small bounds, so that each is reached.
@@ -170,15 +175,17 @@ impl Model {
         gateway.held.insert(at, (handed.lease, Term(self.term), to.consumer));
     }
 
-    fn settle(&mut self, session: u8, acked: Option<Offset>, returned: Option<Offset>) {
-        let settle = Settle {
-            log: LOG,
-            cursor: CursorId(0),
-            term: Term(self.term),
-            acked: acked.map(OffsetRange::one).into_iter().collect(),
-            returned: returned.map(|offset| Returned { offset, counted: true }).into_iter().collect(),
-            dead: vec![],
-        };
+    fn ack(&mut self, session: u8, at: Offset) {
+        let acked = vec![OffsetRange::one(at)];
+        self.submit(session, Settle { acked, ..settle(Term(self.term)) });
+    }
+
+    fn give_back(&mut self, session: u8, (offset, lease, term): (Offset, LeaseId, Term)) {
+        let returned = vec![Returned { offset, lease, counted: true }];
+        self.submit(session, Settle { returned, ..settle(term) });
+    }
+
+    fn submit(&mut self, session: u8, settle: Settle) {
         let from = self.session(session);
         self.world.submit(from, &[Item::Settle(settle)]);
     }
@@ -241,19 +248,20 @@ impl Model {
                 }
             }
             Step::Ack { session, nth } => {
-                if let Some(at) = self.nth_held(session, nth) {
-                    self.gateways[usize::from(session)].held.remove(&at);
-                    self.gateways[usize::from(session)].settled.push(at);
-                    self.settle(session, Some(at), None);
+                if let Some(at) = self.nth_held(session, nth)
+                    && let Some(ended) = self.end(session, at)
+                {
+                    self.ack(session, ended.0);
                 }
             }
             Step::Return { session, nth } => {
-                if let Some(at) = self.nth_held(session, nth) {
-                    self.gateways[usize::from(session)].held.remove(&at);
-                    self.settle(session, None, Some(at));
+                if let Some(at) = self.nth_held(session, nth)
+                    && let Some(ended) = self.end(session, at)
+                {
+                    self.give_back(session, ended);
                 }
             }
-            Step::AckAgain { session, nth } => self.ack_again(session, nth),
+            Step::ReturnAgain { session, nth } => self.return_again(session, nth),
             Step::Get { session } => {
                 let from = self.session(session);
                 self.world.delivery.get(from, 1, QUEUE, &self.world.shard);
@@ -292,13 +300,19 @@ impl Model {
         }
     }
 
-    /// A broken gateway settles something twice: nobody else's lease may suffer.
-    fn ack_again(&mut self, session: u8, nth: u8) {
+    /// The gateway holds a message no more, as it sees it.
+    fn end(&mut self, session: u8, at: Offset) -> Option<(Offset, LeaseId, Term)> {
+        let gateway = &mut self.gateways[usize::from(session)];
+        let (lease, term, _) = gateway.held.remove(&at)?;
+        gateway.settled.push((at, lease, term));
+        Some((at, lease, term))
+    }
+
+    /// A return comes late, or a second time: neither another session's lease may suffer, nor a later one of its own.
+    fn return_again(&mut self, session: u8, nth: u8) {
         let settled = &self.gateways[usize::from(session)].settled;
-        if let Some(at) = settled.get(usize::from(nth) % settled.len().max(1)).copied()
-            && !self.gateways[usize::from(session)].held.contains_key(&at)
-        {
-            self.settle(session, None, Some(at));
+        if let Some(ended) = settled.get(usize::from(nth) % settled.len().max(1)).copied() {
+            self.give_back(session, ended);
         }
     }
 
@@ -350,7 +364,7 @@ impl Model {
             for session in 0..3 {
                 while let Some(at) = self.nth_held(session, 0) {
                     self.gateways[usize::from(session)].held.remove(&at);
-                    self.settle(session, Some(at), None);
+                    self.ack(session, at);
                 }
             }
             if self.unsettled() == 0 {
@@ -371,7 +385,7 @@ impl Model {
                 assert_eq!(handed.offset, Offset(next));
                 assert!(!handed.redelivered);
                 next += 1;
-                self.settle(0, Some(handed.offset), None);
+                self.ack(0, handed.offset);
             }
         }
         next

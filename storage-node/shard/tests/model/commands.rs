@@ -75,7 +75,7 @@ fn settle() -> impl Strategy<Value = Item> {
             acked,
             returned: returned
                 .into_iter()
-                .map(|(offset, counted)| Returned { offset: Offset(offset), counted })
+                .map(|(offset, counted)| Returned { offset: Offset(offset), lease: LeaseId(0), counted })
                 .collect(),
             dead: dead.into_iter().map(|offset| (Offset(offset), DeadReason::Rejected)).collect(),
         })

@@ -123,7 +123,7 @@ fn settle(kind: &str, words: &Words<'_>) -> Result<Item, String> {
         _ => {
             for text in list.split(',') {
                 let offset = Offset(number(text.trim_end_matches('~'))?);
-                settle.returned.push(Returned { offset, counted: !text.ends_with('~') });
+                settle.returned.push(Returned { offset, lease: LeaseId(0), counted: !text.ends_with('~') });
             }
         }
     }

@@ -236,14 +236,20 @@ impl Story {
         }
         let from = session(words.plain[1]);
         for (log, offsets) in by_log {
-            let term = words.number("term").map_or(self.world.term, Term);
+            let got = |at: &Offset| self.got.get(&(from, log, *at)).copied();
+            let returns = words.plain[0] != "ack";
+            let got_in = offsets.first().and_then(got).filter(|_| returns).map(|got| got.term);
+            let term = words.number("term").map(Term).or(got_in).unwrap_or(self.world.term);
             let mut settle =
                 Settle { log, cursor: CursorId(0), term, acked: vec![], returned: vec![], dead: vec![] };
-            if words.plain[0] == "ack" {
-                settle.acked = offsets.into_iter().map(OffsetRange::one).collect();
-            } else {
+            if returns {
+                // Of the session's newest hand-over.
+                let lease = |at: &Offset| got(at).map_or(LeaseId(0), |got| got.lease);
                 let counted = !words.has("uncounted");
-                settle.returned = offsets.into_iter().map(|offset| Returned { offset, counted }).collect();
+                let back = |offset| Returned { offset, lease: lease(&offset), counted };
+                settle.returned = offsets.into_iter().map(back).collect();
+            } else {
+                settle.acked = offsets.into_iter().map(OffsetRange::one).collect();
             }
             self.world.submit(from, &[Item::Settle(settle)]);
         }
