@@ -41,6 +41,8 @@ pub(crate) struct Core {
     /// Sessions that have said in this term all that they hold of earlier ones. What they name later may have been returned
     /// meanwhile, by a settlement that their word has overtaken.
     pub reported: BTreeSet<SessionId>,
+    /// Sessions that may have something here: consumers, leases, queues of their own.
+    pub sessions: BTreeSet<SessionId>,
     /// Returned by sessions that had not reported yet: batches meant for an earlier leader, ahead of the report that still names
     /// these messages as held. It claims them no more.
     returned_early: BTreeSet<(SessionId, QueueId, Offset)>,
@@ -66,6 +68,7 @@ impl Core {
             inherited: Index(0),
             waiting: None,
             reported: BTreeSet::new(),
+            sessions: BTreeSet::new(),
             returned_early: BTreeSet::new(),
             loads: BTreeMap::new(),
             starved: BTreeSet::new(),
@@ -107,6 +110,7 @@ impl Core {
     pub fn end(&mut self) {
         self.waiting = None;
         self.reported.clear();
+        self.sessions.clear();
         self.returned_early.clear();
         self.loads.clear();
         self.starved.clear();

@@ -133,6 +133,7 @@ impl Delivery {
             self.attach_durable(now, &attach, shard)?;
         }
         self.consumers.insert(key, queue);
+        self.core.sessions.insert(key.session);
         self.agenda.mark(queue);
         Ok(())
     }
@@ -211,6 +212,7 @@ impl Delivery {
         if !self.leading {
             return;
         }
+        self.core.sessions.insert(session);
         if let Some(transient) = self.transients.queues.get_mut(&queue.log) {
             transient.hold(owner, held);
         } else if let (Some(log), Some(cursor)) =
@@ -258,6 +260,7 @@ impl Delivery {
             return Err(Refused::Busy);
         }
         desk.gets.push_back(Get { session, request });
+        self.core.sessions.insert(session);
         self.agenda.mark(queue);
         Ok(())
     }
@@ -351,11 +354,18 @@ impl Delivery {
         self.consumers.range(first..=last).map(|(key, queue)| (*key, *queue)).collect()
     }
 
-    /// The session ended for ever (its close was applied): its consumers go, what it holds is returned with its
-    /// count raised, its exclusive queues end. Does nothing when called again.
+    /// Sessions that may have something here: consumers, leases, queues of their own. Those that meta has closed must be told to
+    /// [`Delivery::session_gone`] even if the shard never opened them.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.core.sessions.iter().copied()
+    }
+
+    /// The session ended for ever (its close was applied, or meta closed one that this shard never opened): its consumers go,
+    /// what it holds is returned with its count raised, its exclusive queues end. Does nothing when called again.
     pub fn session_gone(&mut self, now: Mono, session: SessionId) {
         self.session_is_heard(session);
         self.core.reported.remove(&session);
+        self.core.sessions.remove(&session);
         self.core.forget_returned_early(session);
         for (key, _) in self.consumers_of(session) {
             self.end_consumer(key, true, now);

@@ -28,6 +28,7 @@ impl Delivery {
             return Err(Refused::NotLeader);
         }
         let info = self.transients.declare(now, asker, declare, &mut self.core)?;
+        self.core.sessions.insert(asker.0);
         self.agenda.mark(queue(info.log));
         Ok(info)
     }

@@ -136,8 +136,10 @@ impl Host {
             I::Attach(attach) => self.attach(turn, host, attach),
             I::Detach(i) => host.delivery.detach(turn.now, turn.key(i.consumer), i.keep_leases),
             I::Credit(i) => host.delivery.credit(turn.key(i.consumer), i.messages, i.bytes),
+            I::Get(i) if !self.ensure_session(turn, host) => {
+                self.links.send(turn.link, answer_refused(i.request, v1::Refused::Busy));
+            }
             I::Get(i) => {
-                self.ensure_session(turn, host);
                 host.delivery.get(turn.session, i.request, queue(i.log, i.cursor), &host.shard);
             }
             I::TransientDeclare(i) => self.transient_declare(turn, host, i),
@@ -177,6 +179,7 @@ impl Host {
                 self.links.send(turn.link, answer(i.request, answer::Result::Text(text)));
             }
             I::Reported(_) => host.delivery.session_reported(turn.now, turn.session),
+            I::Hold(_) if !self.ensure_session(turn, host) => {}
             I::Hold(i) => {
                 let id = queue(i.log, i.cursor);
                 host.delivery.hold(turn.now, turn.session, id, &held(&i.held), &host.shard);
@@ -184,13 +187,13 @@ impl Host {
         }
     }
 
-    /// Makes sure that the session is open in the shard before what needs it is applied. False: meta does not know
-    /// the session here yet, so it may be a dead one.
+    /// Makes sure that the session is open in the shard before what needs it is applied. False: it is closed, or meta does not
+    /// know it here yet, so it may be a dead one.
     fn ensure_session(&mut self, turn: &ItemTurn<'_>, host: &mut ShardHost) -> bool {
         if host.shard.session(turn.session).is_some() || host.opening.contains(&turn.session) {
             return true;
         }
-        if !self.meta.has_session(turn.session) {
+        if host.shard.is_session_closed(turn.session) || !self.meta.has_session(turn.session) {
             return false;
         }
         host.open_session(turn.session);

@@ -12,7 +12,7 @@ use longshore_io::Mono;
 use longshore_proto::v1::meta_command::Command;
 use longshore_proto::v1::{self, MetaCommand};
 use longshore_wire::batch::Item;
-use longshore_wire::{LogId, NodeId, ReplicaId, Revision, ShardId};
+use longshore_wire::{LogId, NodeId, ReplicaId, Revision, SessionId, ShardId};
 use std::collections::BTreeSet;
 
 /// Tombstones that one pass acts on, per shard.
@@ -32,7 +32,7 @@ impl Host {
         }
         for shard in self.shards.keys().copied().collect::<Vec<_>>() {
             if self.shards.get(&shard).is_some_and(|host| host.is_leader().is_some()) {
-                self.tend_shard(shard);
+                self.tend_shard(shard, now);
             }
         }
     }
@@ -153,7 +153,7 @@ impl Host {
     }
 
     /// What a shard's leader owes meta: members, ended sessions, tombstones.
-    fn tend_shard(&mut self, id: ShardId) {
+    fn tend_shard(&mut self, id: ShardId, now: Mono) {
         let Some(host) = self.shards.get_mut(&id) else { return };
         let meta = &self.meta.meta;
         let ended: Vec<_> = host
@@ -166,6 +166,13 @@ impl Host {
             if host.closing.insert(session) {
                 host.proposals.push(Item::CloseSession(session));
             }
+        }
+        // Transient queues need no session in the shard; and a shard may have closed one that came back by a node that did not
+        // know of its end yet (simulation: consumers of an ended session that were handed messages for ever).
+        let gone =
+            |session: &SessionId| meta.is_session_over(*session) && host.shard.session(*session).is_none();
+        for session in host.delivery.sessions().filter(gone).collect::<Vec<_>>() {
+            host.delivery.session_gone(now, session);
         }
         let mut dropped = Vec::new();
         let tombstones = meta.tombstones().filter(|tomb| tomb.spans.iter().any(|span| span.shard == id.0));

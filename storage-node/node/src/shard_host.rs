@@ -149,7 +149,6 @@ impl ShardHost {
                 }
                 Event::SessionClosed(session) => {
                     self.closing.remove(session);
-                    self.delivery.session_gone(now, *session);
                 }
                 Event::Created { log } => {
                     self.making.remove(log);

@@ -80,6 +80,10 @@ impl Sessions {
         self.open.get(&id)
     }
 
+    pub(crate) fn is_closed(&self, id: SessionId) -> bool {
+        self.closed.contains(id.0)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> + '_ {
         self.open.iter().map(|(id, session)| (*id, session))
     }

@@ -126,6 +126,11 @@ impl Shard {
         self.sessions.get(session)
     }
 
+    /// Whether a gateway session was closed here: it will never be open again.
+    pub fn is_session_closed(&self, session: SessionId) -> bool {
+        self.sessions.is_closed(session)
+    }
+
     /// All open gateway sessions by id.
     pub fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> + '_ {
         self.sessions.iter()
