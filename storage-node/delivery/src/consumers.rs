@@ -74,6 +74,10 @@ impl Consumers {
         self.all.is_empty()
     }
 
+    pub fn contains(&self, key: ConsumerKey) -> bool {
+        self.all.contains_key(&key)
+    }
+
     pub fn keys(&self) -> impl Iterator<Item = ConsumerKey> + '_ {
         self.all.keys().copied()
     }

@@ -41,6 +41,8 @@ pub(crate) struct Core {
     /// Sessions that have said in this term all that they hold of earlier ones. What they name later may have been returned
     /// meanwhile, by a settlement that their word has overtaken.
     pub reported: BTreeSet<SessionId>,
+    /// What sessions whose stream broke named as held since then, on the new one; until they have reported everything.
+    named: BTreeMap<SessionId, BTreeSet<Named>>,
     /// Sessions that may have something here: consumers, leases, queues of their own.
     pub sessions: BTreeSet<SessionId>,
     /// Returned by sessions that had not reported yet: batches meant for an earlier leader, ahead of the report that still names
@@ -59,6 +61,9 @@ pub(crate) struct Core {
     next_load: u64,
 }
 
+/// A lease, as a session names it.
+pub(crate) type Named = (QueueId, Offset, LeaseId, Term);
+
 impl Core {
     pub fn new(config: Config) -> Core {
         Core {
@@ -68,6 +73,7 @@ impl Core {
             inherited: Index(0),
             waiting: None,
             reported: BTreeSet::new(),
+            named: BTreeMap::new(),
             sessions: BTreeSet::new(),
             returned_early: BTreeSet::new(),
             loads: BTreeMap::new(),
@@ -101,6 +107,25 @@ impl Core {
         self.returned_early.remove(&(session, queue, at))
     }
 
+    /// The session's stream broke: what it does not name on the next one was lost on its way.
+    pub fn stream_broke(&mut self, session: SessionId) {
+        if self.sessions.contains(&session) {
+            self.named.insert(session, BTreeSet::new());
+        }
+    }
+
+    /// A session names a lease that stands.
+    pub fn note_named(&mut self, session: SessionId, lease: Named) {
+        if let Some(named) = self.named.get_mut(&session) {
+            named.insert(lease);
+        }
+    }
+
+    /// What the session named, if its stream broke before.
+    pub fn take_named(&mut self, session: SessionId) -> Option<BTreeSet<Named>> {
+        self.named.remove(&session)
+    }
+
     /// The session has said what it holds, or is gone.
     pub fn forget_returned_early(&mut self, session: SessionId) {
         self.returned_early.retain(|(of, ..)| *of != session);
@@ -110,6 +135,7 @@ impl Core {
     pub fn end(&mut self) {
         self.waiting = None;
         self.reported.clear();
+        self.named.clear();
         self.sessions.clear();
         self.returned_early.clear();
         self.loads.clear();

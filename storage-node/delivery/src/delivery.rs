@@ -303,7 +303,8 @@ impl Delivery {
 
     /// The session has attached again everything that it holds in this shard.
     ///
-    /// A consumer that did not come back after its stream broke was ended meanwhile: what it had is returned.
+    /// A consumer that did not come back after its stream broke was ended meanwhile: what it had is returned. What the session
+    /// has out without a consumer and did not name was lost on its way: it is ready again.
     pub fn session_reported(&mut self, now: Mono, session: SessionId) {
         self.session_is_heard(session);
         self.core.reported.insert(session);
@@ -318,6 +319,11 @@ impl Delivery {
         for (key, _) in ended {
             self.end_consumer(key, false, now);
         }
+        let Some(named) = self.core.take_named(session) else { return };
+        for (queue, durable) in &mut self.durable {
+            durable.take_back_loose(session, &named, &mut self.core);
+            self.agenda.mark(*queue);
+        }
     }
 
     fn session_is_heard(&mut self, session: SessionId) {
@@ -329,6 +335,7 @@ impl Delivery {
     /// The session's stream to this node broke: its consumers get nothing until they attach again, its gets end; leases
     /// stand.
     pub fn link_lost(&mut self, session: SessionId) {
+        self.core.stream_broke(session);
         for (key, queue) in self.consumers_of(session) {
             self.agenda.mark(queue);
             if let Some(transient) = self.transients.queues.get_mut(&queue.log) {
@@ -366,6 +373,7 @@ impl Delivery {
         self.session_is_heard(session);
         self.core.reported.remove(&session);
         self.core.sessions.remove(&session);
+        self.core.take_named(session);
         self.core.forget_returned_early(session);
         for (key, _) in self.consumers_of(session) {
             self.end_consumer(key, true, now);

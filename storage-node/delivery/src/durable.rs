@@ -5,7 +5,7 @@
 
 use crate::action::{Action, Actions, LoadId};
 use crate::command::{Attach, ConsumerKey, Held, QueueId, Refused};
-use crate::core::{Core, LoadFor, OFFSETS_PER_ITEM_MAX, Turn, earlier};
+use crate::core::{Core, LoadFor, Named, OFFSETS_PER_ITEM_MAX, Turn, earlier};
 use crate::desk::Desk;
 use crate::leases::Lease;
 use crate::reader::Reader;
@@ -16,7 +16,7 @@ use crate::window::{Admission, Load, Window};
 use longshore_io::Mono;
 use longshore_wire::batch::{Item, Returned};
 use longshore_wire::row::{NEVER, Row};
-use longshore_wire::{Index, LeaseId, LogTime, Offset, OffsetRange, Term};
+use longshore_wire::{Index, LeaseId, LogTime, Offset, OffsetRange, SessionId, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rows that a queue without consumers keeps: enough to see its head's time to live end.
@@ -308,15 +308,30 @@ impl Durable {
         cursor: &C,
         core: &mut Core,
     ) {
-        let named: BTreeSet<Offset> = attach.held.iter().map(|held| held.offset).collect();
-        for at in self.desk.leases.of_consumer(attach.key) {
-            if !named.contains(&at) && self.desk.leases.remove(at).is_some() {
-                core.counters.leases = core.counters.leases.saturating_sub(1);
-                self.window.give_back(at, core.config.returned_max);
-            }
+        for at in self.desk.leases.unnamed(attach.key, &attach.held) {
+            self.take_back(at, core);
         }
         let deadline = attach.lease_ms.map(|ms| now.plus_ms(ms));
         self.hold((attach.key, deadline), &attach.held, log, cursor, core);
+    }
+
+    /// A lease ends that its holder never had: the message was lost on its way.
+    fn take_back(&mut self, at: Offset, core: &mut Core) {
+        if self.desk.leases.remove(at).is_some() {
+            core.counters.leases = core.counters.leases.saturating_sub(1);
+            self.window.give_back(at, core.config.returned_max);
+        }
+    }
+
+    /// Takes back what a session has out without a consumer and did not name since its stream broke.
+    pub fn take_back_loose(&mut self, session: SessionId, named: &BTreeSet<Named>, core: &mut Core) {
+        let (queue, consumers) = (self.queue(), &self.desk.consumers);
+        for at in self.desk.leases.loose_of(session, |key| consumers.contains(key)) {
+            let lease = self.desk.leases.get(at);
+            if lease.is_some_and(|lease| !named.contains(&(queue, at, lease.id, lease.term))) {
+                self.take_back(at, core);
+            }
+        }
     }
 
     /// Leases that stand: of this term if they are still out with that session; of an earlier one if the message is
@@ -359,6 +374,9 @@ impl Durable {
                     core.counters.leases += 1;
                 }
                 None => {}
+            }
+            if self.desk.leases.get(at).is_some_and(|lease| lease.is(held.lease, held.term)) {
+                core.note_named(owner.session, (queue, at, held.lease, held.term));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The leases of one queue: which message is out with whom. One live lease per message, by construction.
 
-use crate::command::ConsumerKey;
+use crate::command::{ConsumerKey, Held};
 use longshore_io::Mono;
 use longshore_wire::{LeaseId, Offset, OffsetRange, SessionId, Term};
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,6 +132,23 @@ impl Leases {
     pub fn of_consumer(&self, owner: ConsumerKey) -> Vec<Offset> {
         let open = |lease: &Lease| lease.owner == owner && !lease.ending && !lease.returning;
         self.out.iter().filter(|(_, lease)| open(lease)).map(|(at, _)| *at).collect()
+    }
+
+    /// What a consumer has out but does not name as held: it was lost on its way. A message that it names under an earlier lease
+    /// counts as lost, too.
+    pub fn unnamed(&self, owner: ConsumerKey, held: &[Held]) -> Vec<Offset> {
+        let named: BTreeSet<_> = held.iter().map(|held| (held.offset, held.lease, held.term)).collect();
+        let lost =
+            |at: &Offset| self.get(*at).is_some_and(|lease| !named.contains(&(*at, lease.id, lease.term)));
+        self.of_consumer(owner).into_iter().filter(lost).collect()
+    }
+
+    /// What a session has out without a consumer (gets, ended consumers; `is_consumer` tells) and nobody is returning yet.
+    pub fn loose_of(&self, session: SessionId, is_consumer: impl Fn(ConsumerKey) -> bool) -> Vec<Offset> {
+        let open = |lease: &Lease| !lease.ending && !lease.returning;
+        let loose =
+            |lease: &Lease| lease.owner.session == session && open(lease) && !is_consumer(lease.owner);
+        self.out.iter().filter(|(_, lease)| loose(lease)).map(|(at, _)| *at).collect()
     }
 
     /// What an ended session has out, in order. Its own returns count no more: a closed session's batches

@@ -271,7 +271,9 @@ impl TransientQueue {
     /// Makes a consumer, or makes it again; leases that it does not name any more are given back.
     pub fn attach(&mut self, attach: &Attach, core: &mut Core) {
         self.had_consumer = true;
-        self.return_unnamed(attach.key, &attach.held, core);
+        for at in self.desk.leases.unnamed(attach.key, &attach.held) {
+            self.give_back(at, core);
+        }
         self.hold(attach.key, &attach.held);
         let single_active = attach.single_active || self.declared.single_active;
         self.desk.consumers.add(&Attach { single_active, ..attach.clone() });
@@ -281,16 +283,10 @@ impl TransientQueue {
     pub fn hold(&mut self, owner: ConsumerKey, held: &[Held]) {
         for held in held {
             let lease = self.desk.leases.get(held.offset);
-            if lease.is_some_and(|lease| lease.id == held.lease && lease.owner.session == owner.session) {
+            if lease
+                .is_some_and(|lease| lease.is(held.lease, held.term) && lease.owner.session == owner.session)
+            {
                 self.desk.leases.hand_on(held.offset, owner);
-            }
-        }
-    }
-
-    fn return_unnamed(&mut self, owner: ConsumerKey, held: &[Held], core: &mut Core) {
-        for at in self.desk.leases.of_consumer(owner) {
-            if held.iter().all(|held| held.offset != at) {
-                self.give_back(at, core);
             }
         }
     }

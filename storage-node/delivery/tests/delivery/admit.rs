@@ -161,3 +161,17 @@ fn a_late_return_does_not_end_the_lease_of_another_consumer_of_its_session() {
     world.command(Item::Settle(late));
     assert_eq!(unacked(&world), before);
 }
+
+/// The message came back, went out again and was lost with the stream, while the end of the earlier lease had no outcome yet
+/// (simulation, seeds 240 and 382).
+#[test]
+fn a_lease_that_was_lost_on_its_way_is_taken_back_although_an_earlier_one_is_named() {
+    let mut world = world();
+    let key = ConsumerKey { session: MINE, consumer: 1 };
+    let held = |offset, lease| Held { offset: Offset(offset), lease: LeaseId(lease), term: Term(1) };
+    world.delivery.link_lost(MINE);
+    let again = Attach { held: vec![held(2, 3), held(3, 99)], ..attach(key, 0) };
+    world.delivery.attach(world.now, again, &world.shard);
+    // 2, and what the other session has.
+    assert_eq!(world.delivery.stat(QUEUE, &world.shard).unwrap().unacked, 1 + 2);
+}
