@@ -159,7 +159,11 @@ impl Node {
                 self.host.send_snapshot(group, to, &meta, pages, out)
             }
             Action::FetchBodies { group, from, meta, pages } => {
-                self.host.fetch_bodies(group, from, meta, &pages, &mut self.events, out);
+                if self.host.stands_on_staged(&self.store, group) {
+                    self.events.push(Event::BodiesFailed { group, index: meta.index });
+                } else {
+                    self.host.fetch_bodies(group, from, meta, &pages, &mut self.events, out);
+                }
             }
             Action::MembershipChanged { group, voters, learners } => {
                 self.host.members_settled(group, &voters, &learners)

@@ -13,7 +13,7 @@ use crate::pages;
 use crate::shard_host::ShardHost;
 use bytes::Bytes;
 use longshore_checkpoint::Mark;
-use longshore_consensus::{Event, SnapshotMeta};
+use longshore_consensus::{Event, SnapshotMeta, Store};
 use longshore_meta::Meta;
 use longshore_mutations::{self as mutations, Mutation};
 use longshore_proto::v1::{FetchReply, FetchRequest};
@@ -63,6 +63,14 @@ impl Host {
         if let Some(pin) = self.pins.remove(&(group, to)) {
             self.records.unpin(pin);
         }
+    }
+
+    /// Whether the group's log begins where the staged snapshot ends, and no checkpoint reaches that far yet: the staged pages
+    /// are all that a start could begin with. A newer snapshot must not be staged over them (simulation, seeds 470 and 516).
+    pub(crate) fn stands_on_staged(&self, store: &Store, group: ShardId) -> bool {
+        let base = store.log().first_index(group).map_or(Index(0), |first| Index(first.0.saturating_sub(1)));
+        let checkpoint = self.pages.mark(group).map_or(Index(0), |mark| mark.index);
+        checkpoint < base
     }
 
     /// Consensus wants a snapshot's pages staged and its bodies here.
