@@ -38,11 +38,15 @@ impl Host {
         }
         let groups: Vec<ShardId> = store.groups().collect();
         for group in groups {
+            let free = !self.pending.contains_key(&group) && !self.pages.is_busy(group);
+            if free && self.stands_on_staged(store, group) {
+                // Also after one that could not be written.
+                self.replace_checkpoint.insert(group);
+            }
             let due = (everything && self.uncheckpointed(group) > 0)
                 || self.uncheckpointed(group) >= self.config.checkpoint_bytes
                 || self.replace_checkpoint.contains(&group)
                 || (pinning.contains(&group) && self.uncheckpointed(group) > 0);
-            let free = !self.pending.contains_key(&group) && !self.pages.is_busy(group);
             if due && free && store.may_checkpoint(group) {
                 self.take_pages(group);
             }
