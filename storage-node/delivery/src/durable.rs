@@ -350,15 +350,12 @@ impl Durable {
             if at >= log.next || cursor.is_settled(at) {
                 continue;
             }
+            let own = |lease: &Lease| {
+                lease.is(held.lease, held.term) && lease.owner.session == owner.session && !lease.ending
+            };
             match self.desk.leases.get(at) {
-                Some(lease) => {
-                    if lease.is(held.lease, held.term)
-                        && lease.owner.session == owner.session
-                        && !lease.ending
-                    {
-                        self.desk.leases.hand_on(at, owner);
-                    }
-                }
+                Some(lease) if own(lease) => self.desk.leases.hand_on(at, owner),
+                Some(_) => {}
                 None if core.was_returned_early(owner.session, queue, at) => {}
                 None if held.term < core.term && !reported && self.is_free(at, cursor) => {
                     let lease = Lease {
