@@ -65,6 +65,8 @@ pub struct FetchCall {
     fetch: u64,
     request: v1::FetchRequest,
     heard: u64,
+    /// When the last answer arrives: they come over one stream, in order.
+    answered_at: u64,
 }
 
 impl World {
@@ -361,7 +363,7 @@ impl World {
         let giver = giver.unwrap_or((slot, 0));
         let asker = (slot, epoch);
         let (fetch, request) = (send.fetch, send.request);
-        self.fetches.insert(call, FetchCall { asker, giver, fetch, request, heard: 0 });
+        self.fetches.insert(call, FetchCall { asker, giver, fetch, request, heard: 0, answered_at: 0 });
         self.ask_on(call);
     }
 
@@ -377,8 +379,10 @@ impl World {
     }
 
     fn fetched(&mut self, call: u64, reply: v1::FetchReply) {
-        let delay = self.weather.bulk_us + self.delay();
+        let (delay, now) = (self.weather.bulk_us + self.delay(), self.now);
         let Some(fetch) = self.fetches.get_mut(&call) else { return };
+        fetch.answered_at = fetch.answered_at.max(now + delay) + 1;
+        let delay = fetch.answered_at - now;
         let ((slot, epoch), from, number) = (fetch.asker, fetch.giver.0, fetch.fetch);
         if self.cut.contains(&(from, slot)) {
             return;

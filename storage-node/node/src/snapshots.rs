@@ -129,6 +129,9 @@ impl Host {
     /// Asks for the next run that is missing, or ends the installation.
     pub(crate) fn go_on_installing(&mut self, group: ShardId, events: &mut Vec<Event>, out: &mut Output) {
         let Some(installing) = self.installing.get_mut(&group) else { return };
+        if installing.staged && mutations::on(Mutation::SnapshotBeforeBodies) {
+            return events.push(Event::BodiesDurable { group, index: installing.meta.index });
+        }
         if installing.asked || installing.imports > 0 {
             return;
         }

@@ -9,7 +9,6 @@ use crate::api::{Action, SnapshotMeta};
 use crate::storage::snapshot_of;
 use bytes::Bytes;
 use longshore_io::Mono;
-use longshore_mutations::{self as mutations, Mutation};
 use longshore_wire::{Index, ReplicaId, Term};
 use raft::eraftpb::{Message, MessageType, SnapshotMetadata};
 use raft::{SnapshotStatus, StateRole};
@@ -86,8 +85,7 @@ impl Group {
             turn.actions.push(Action::SnapshotRefused { group: self.id, from, index: meta.index });
             return;
         }
-        let durable = mutations::on(Mutation::SnapshotBeforeBodies);
-        self.incoming = Some(Incoming { from, meta: meta.clone(), durable });
+        self.incoming = Some(Incoming { from, meta: meta.clone(), durable: false });
         turn.actions.push(Action::FetchBodies { group: self.id, from, meta, pages });
     }
 

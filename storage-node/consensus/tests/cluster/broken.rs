@@ -8,12 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const SEEDS: u64 = 500;
 /// Those that this crate alone can show.
-const HERE: [Mutation; 7] = [
+const HERE: [Mutation; 6] = [
     Mutation::AckBeforeSync,
     Mutation::VoteNotSynced,
     Mutation::PersistReadyEarly,
     Mutation::DuplicateAnsweredEarly,
-    Mutation::SnapshotBeforeBodies,
     Mutation::ApplyBeforeCommit,
     Mutation::PausedLeaderDelivers,
 ];
