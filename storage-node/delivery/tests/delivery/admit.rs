@@ -1,7 +1,7 @@
 //! Gateways' batches before they are proposed: what is dropped, and that everything else stays as it was.
 
-use crate::support::{Publish, World};
-use longshore_delivery::{Action, Attach, Config, ConsumerKey, Held, Mode, QueueId};
+use crate::support::{Publish, World, attach};
+use longshore_delivery::{Action, Attach, Config, ConsumerKey, Held, QueueId};
 use longshore_wire::batch::{Batch, BatchBuilder, DeadReason, Item, Returned, Settle};
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, Offset, OffsetRange, SessionId, Term};
@@ -20,7 +20,7 @@ fn world() -> World {
     }
     for (session, credit) in [(MINE, 5), (OTHER, 3)] {
         let key = ConsumerKey { session, consumer: 1 };
-        world.delivery.attach(world.now, attach(key, credit), &world.shard);
+        world.delivery.attach(world.now, attach(key, LOG, credit), &world.shard);
         let delivered = world.pump().into_iter().filter(|action| matches!(action, Action::Deliver { .. }));
         assert_eq!(delivered.count() as u64, credit);
     }
@@ -29,22 +29,6 @@ fn world() -> World {
     world.command(Item::Settle(back));
     world.delivery.detach(world.now, ConsumerKey { session: OTHER, consumer: 1 }, true);
     world
-}
-
-fn attach(key: ConsumerKey, credit: u64) -> Attach {
-    Attach {
-        key,
-        queue: QUEUE,
-        mode: Mode::Settle,
-        exclusive: false,
-        single_active: false,
-        priority: 0,
-        credit_messages: credit,
-        credit_bytes: u64::MAX,
-        lease_ms: None,
-        held: vec![],
-        attempt: 1,
-    }
 }
 
 fn settle() -> Settle {
@@ -152,7 +136,11 @@ fn a_late_return_does_not_end_the_lease_of_another_consumer_of_its_session() {
     let late = Settle { returned: returns.to_vec(), ..settle() };
     world.delivery.detach(world.now, ConsumerKey { session: MINE, consumer: 1 }, false);
     world.pump();
-    world.delivery.attach(world.now, attach(ConsumerKey { session: MINE, consumer: 2 }, 10), &world.shard);
+    world.delivery.attach(
+        world.now,
+        attach(ConsumerKey { session: MINE, consumer: 2 }, LOG, 10),
+        &world.shard,
+    );
     world.pump();
     let unacked = |world: &World| world.delivery.stat(QUEUE, &world.shard).unwrap().unacked;
     let before = unacked(&world);
@@ -170,7 +158,7 @@ fn a_lease_that_was_lost_on_its_way_is_taken_back_although_an_earlier_one_is_nam
     let key = ConsumerKey { session: MINE, consumer: 1 };
     let held = |offset, lease| Held { offset: Offset(offset), lease: LeaseId(lease), term: Term(1) };
     world.delivery.link_lost(MINE);
-    let again = Attach { held: vec![held(2, 3), held(3, 99)], ..attach(key, 0) };
+    let again = Attach { held: vec![held(2, 3), held(3, 99)], ..attach(key, LOG, 0) };
     world.delivery.attach(world.now, again, &world.shard);
     // 2, and what the other session has.
     assert_eq!(world.delivery.stat(QUEUE, &world.shard).unwrap().unacked, 1 + 2);

@@ -1,8 +1,8 @@
 //! Transient queues under random use: every message is ready, out, or settled, once.
 
-use crate::support::{Publish, World, record};
+use crate::support::{self, Publish, World, record};
 use bytes::{Bytes, BytesMut};
-use longshore_delivery::{Action, Attach, Config, ConsumerKey, Message, Mode, QueueId, TransientDeclare};
+use longshore_delivery::{Action, Attach, Config, ConsumerKey, Message, QueueId, TransientDeclare};
 use longshore_wire::record::Record;
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{CursorId, LogId, NamespaceId, Offset, SessionId};
@@ -132,19 +132,8 @@ impl Model {
 
     fn attach(&mut self, who: u8, credit: u64) {
         // Nothing is named as held: what this consumer had counts as lost on the way. A detached one's leases stay.
-        let attached = Attach {
-            key: key(who),
-            queue: QueueId { log: self.log, cursor: CursorId(0) },
-            mode: Mode::Settle,
-            exclusive: false,
-            single_active: false,
-            priority: i32::from(who) % 2,
-            credit_messages: credit,
-            credit_bytes: u64::MAX,
-            lease_ms: None,
-            held: vec![],
-            attempt: 1,
-        };
+        let first = support::attach(key(who), self.log, credit);
+        let attached = Attach { priority: i32::from(who) % 2, ..first };
         self.attached.insert(who);
         self.out.retain(|_, to| *to != key(who));
         self.world.delivery.attach(self.world.now, attached, &self.world.shard);

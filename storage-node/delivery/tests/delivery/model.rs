@@ -1,8 +1,8 @@
 //! Random gateways against a naive oracle: at most one live lease per message and term, nothing settled is
 //! delivered, order per log, and nothing stays lying while there is credit.
 
-use crate::support::{Publish, World};
-use longshore_delivery::{Action, Attach, Config, ConsumerKey, Handed, Held, Mode, QueueId, TakeWish};
+use crate::support::{self, Publish, World};
+use longshore_delivery::{Action, Attach, Config, ConsumerKey, Handed, Held, QueueId, TakeWish};
 use longshore_wire::batch::{Item, Returned, Settle};
 use longshore_wire::spec::LogSpec;
 use longshore_wire::{CursorId, LeaseId, LogId, Offset, OffsetRange, SessionId, Term};
@@ -201,19 +201,8 @@ impl Model {
         let mine = gateway.held.iter().filter(|(_, (_, _, owner))| *owner == consumer);
         let held =
             mine.map(|(at, (lease, term, _))| Held { offset: *at, lease: *lease, term: *term }).collect();
-        let attach = Attach {
-            key: self.key(session, consumer),
-            queue: QUEUE,
-            mode: Mode::Settle,
-            exclusive: false,
-            single_active: false,
-            priority: 0,
-            credit_messages: credit,
-            credit_bytes: u64::MAX,
-            lease_ms: lease.then_some(700),
-            held,
-            attempt: 1,
-        };
+        let first = support::attach(self.key(session, consumer), LOG, credit);
+        let attach = Attach { lease_ms: lease.then_some(700), held, ..first };
         self.world.delivery.attach(self.world.now, attach, &self.world.shard);
     }
 

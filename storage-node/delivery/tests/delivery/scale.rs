@@ -1,7 +1,7 @@
 //! What must not grow with the number of queues, the backlog, or the messages that are out.
 
-use crate::support::{Publish, World};
-use longshore_delivery::{Action, Attach, Config, ConsumerKey, Delivery, LogInfo, Mode, QueueId, View};
+use crate::support::{self, Publish, World};
+use longshore_delivery::{Action, Attach, Config, ConsumerKey, Delivery, LogInfo, View};
 use longshore_io::Mono;
 use longshore_shard::Event;
 use longshore_wire::batch::Item;
@@ -11,19 +11,7 @@ use longshore_wire::{CursorId, Index, LogId, LogTime, Offset, OffsetRange, Sessi
 use std::time::Instant;
 
 fn attach(consumer: u64, log: LogId, credit: u64) -> Attach {
-    Attach {
-        key: ConsumerKey { session: SessionId(1), consumer },
-        queue: QueueId { log, cursor: CursorId(0) },
-        mode: Mode::Settle,
-        exclusive: false,
-        single_active: false,
-        priority: 0,
-        credit_messages: credit,
-        credit_bytes: u64::MAX,
-        lease_ms: None,
-        held: vec![],
-        attempt: 1,
-    }
+    support::attach(ConsumerKey { session: SessionId(1), consumer }, log, credit)
 }
 
 #[test]

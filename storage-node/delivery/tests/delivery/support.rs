@@ -2,15 +2,34 @@
 //! Shared by the transcripts and the model test.
 
 use bytes::Bytes;
-use longshore_delivery::{Action, Actions, Config, Delivery, LoadId};
+use longshore_delivery::{Action, Actions, Attach, Config, ConsumerKey, Delivery, LoadId, Mode, QueueId};
 use longshore_io::Mono;
 use longshore_shard::{Effects, Shard};
 use longshore_wire::batch::{Batch, BatchBuilder, Item};
 use longshore_wire::context::EntryContext;
 use longshore_wire::record::{Form, NewRecord};
 use longshore_wire::row::Row;
-use longshore_wire::{BatchNo, INTERNAL_SESSION, Index, LogId, LogTime, Offset, SessionId, ShardId, Term};
+use longshore_wire::{
+    BatchNo, CursorId, INTERNAL_SESSION, Index, LogId, LogTime, Offset, SessionId, ShardId, Term,
+};
 use std::collections::BTreeMap;
+
+/// A consumer of a log's own cursor, for the first time, with nothing special about it.
+pub fn attach(key: ConsumerKey, log: LogId, credit: u64) -> Attach {
+    Attach {
+        key,
+        queue: QueueId { log, cursor: CursorId(0) },
+        mode: Mode::Settle,
+        exclusive: false,
+        single_active: false,
+        priority: 0,
+        credit_messages: credit,
+        credit_bytes: u64::MAX,
+        lease_ms: None,
+        held: vec![],
+        attempt: 1,
+    }
+}
 
 pub struct World {
     pub shard: Shard,
