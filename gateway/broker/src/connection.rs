@@ -33,6 +33,9 @@ const INLINE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 /// the size of a batch.
 const TRANSIENT_INLINE_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - (128 << 10);
 
+/// Names in one message (routing key, CC and BCC) that only the storage tier can know: each is asked for.
+const UNKNOWN_MAX: usize = 1000;
+
 /// A message to known transient queues of one shard.
 #[derive(Debug)]
 struct ToTransient {
@@ -86,7 +89,7 @@ impl Connection {
     /// Routes a message and queues it for the next [`Connection::flush`].
     ///
     /// Errors: `NotFound` (no such exchange), `Forbidden` (internal exchange), `TooLarge`, `Invalid` (key over
-    /// 65,535 bytes), `Closed`. Permissions are the adapter's to check, by [`Connection::permit`].
+    /// 65,535 bytes), `Limit` (over 1,000 names of queues that are not known here), `Closed`. Permissions are the adapter's to check, by [`Connection::permit`].
     pub fn publish(&mut self, publish: &Publish<'_>) -> Result<Routed, BrokerError> {
         if self.state.is_closed() {
             return Err(BrokerError::Closed);
@@ -107,6 +110,10 @@ impl Connection {
             });
         }
         let route = self.route(publish)?;
+        if route.unknown.len() > UNKNOWN_MAX {
+            let words = format!("a message names at most {UNKNOWN_MAX} queues that have to be looked for");
+            return Err(BrokerError::Limit(words));
+        }
         if route.is_empty() {
             metrics::counter!("longshore_gateway_unroutable_total").increment(1);
             return Ok(Routed::Unroutable);
@@ -187,12 +194,13 @@ impl Connection {
             let held = Held { record, body: Vec::new(), ticket: ticket.part(), again: false };
             self.transient.push(ToTransient { shard, targets, held });
         }
+        let small = if unknown.is_empty() || is_large { Bytes::new() } else { encode(publish, &[LogId(0)])? };
         for name in unknown {
             let (record, body) = if is_large {
                 let body = publish.body.iter().filter(|slice| !slice.is_empty()).cloned().collect();
                 (encode_head(publish, self.engine.next_id())?, body)
             } else {
-                (encode(publish, &[LogId(0)])?, Vec::new())
+                (small.clone(), Vec::new())
             };
             self.held.push((name, Held { record, body, ticket: ticket.part(), again: false }));
         }

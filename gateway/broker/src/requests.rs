@@ -108,7 +108,7 @@ impl Requests {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn expect(&self, request: u64, shard: ShardId, node: NodeId, get: Option<GetFor>) -> Expected<'_> {
+    fn begin(&self, request: u64, shard: ShardId, node: NodeId, get: Option<GetFor>) -> Expected<'_> {
         let (answer, receiver) = oneshot::channel();
         self.lock().pending.insert(request, Pending { shard, node, get, answer: Some(answer) });
         Expected { requests: self, request, answer: receiver }
@@ -205,7 +205,7 @@ impl Engine {
                 continue;
             };
             let request = self.next_id();
-            let mut expected = self.requests.expect(request, shard.id, node, get);
+            let mut expected = self.requests.begin(request, shard.id, node, get);
             if !outbox.push(item(make(request))) {
                 // The link went between the look and the note: nobody would say so.
                 self.requests.forget(request);

@@ -10,6 +10,7 @@ use longshore_broker::*;
 use longshore_proto::v1::{self, meta_change::Change};
 use longshore_wire::record::Form;
 use longshore_wire::spec::LogSpec;
+use longshore_wire::{LogId, ShardId};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -56,13 +57,25 @@ fn given(name: &str) -> QueueDeclare {
 }
 
 fn publish(connection: &mut Connection, exchange: &str, key: &str, token: u64, body: &[Bytes]) -> Routed {
+    publish_copies(connection, exchange, &[key], token, body).unwrap()
+}
+
+/// To the first key, with copies to the others.
+fn publish_copies(
+    connection: &mut Connection,
+    exchange: &str,
+    keys: &[&str],
+    token: u64,
+    body: &[Bytes],
+) -> Result<Routed, BrokerError> {
+    let more_keys: Vec<&[u8]> = keys[1..].iter().map(|key| key.as_bytes()).collect();
     let publish = Publish {
         channel: 1,
         token,
         report: true,
         exchange,
-        routing_key: key.as_bytes(),
-        more_keys: &[],
+        routing_key: keys[0].as_bytes(),
+        more_keys: &more_keys,
         headers: &NoHeaders,
         form: Form::Amqp,
         properties: b"props",
@@ -73,7 +86,7 @@ fn publish(connection: &mut Connection, exchange: &str, key: &str, token: u64, b
         client_time_ms: None,
         key_hash: 0,
     };
-    connection.publish(&publish).unwrap()
+    connection.publish(&publish)
 }
 
 fn number(n: u64) -> [Bytes; 1] {
@@ -391,6 +404,37 @@ async fn reply_queues_need_no_meta_and_go_with_their_connection() {
     publish(&mut server, "", &queue.name, 30, &number(30));
     let _ = server.flush();
     assert_eq!(published(&mut events, 1).await[0].result, PublishResult::Unroutable);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_go_to_every_queue_that_only_storage_knows() {
+    let (fake, broker) = start().await;
+    let (mut connection, mut events) = connect(&broker).await;
+    // One that this gateway has made, and two that it has not heard of; meta knows none of them.
+    let made =
+        connection.control().declare_queue(declare(QueueName::Generated("amq.gen-"), false)).await.unwrap();
+    for (at, name) in ["elsewhere-1", "elsewhere-2"].into_iter().enumerate() {
+        let queue = fake::Queue { transient: Some((name.to_owned(), 0)), ..fake::Queue::default() };
+        fake.lock().logs.insert(LogId::transient(ShardId(1), 100 + at as u64).0, queue);
+    }
+    let names = [&*made.name, "elsewhere-1", "elsewhere-2"];
+    for token in [1, 2] {
+        let keys = ["nowhere", names[2], names[0], names[1], names[2]];
+        publish_copies(&mut connection, "", &keys, token, &number(token)).unwrap();
+    }
+    let _ = connection.flush();
+    assert!(published(&mut events, 2).await.iter().all(|line| line.result == PublishResult::Stored));
+    for name in names {
+        let state = fake.lock();
+        let queue =
+            state.logs.values().find(|queue| queue.transient.as_ref().is_some_and(|(n, _)| n == name));
+        assert_eq!(queue.unwrap().messages.len(), 2, "{name}: each once");
+    }
+    // A bound on what one message may have looked for.
+    let many: Vec<String> = (0..1001).map(|n| format!("missing-{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let error = publish_copies(&mut connection, "", &many, 3, &number(3)).unwrap_err();
+    assert!(matches!(error, BrokerError::Limit(_)), "{error}");
 }
 
 /// Looks until it is so, or the test's patience is over.

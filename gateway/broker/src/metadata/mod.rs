@@ -59,14 +59,15 @@ pub struct Route {
     pub durable: Vec<(ShardId, Vec<LogId>)>,
     /// Transient queues by name; their logs change with their leader.
     pub transient: Vec<Arc<str>>,
-    /// A name on the default exchange that the view lacks: a transient queue may have it.
-    pub unknown: Option<Arc<str>>,
+    /// Names on the default exchange (of the routing key, CC and BCC) that the view lacks: transient queues may have
+    /// them. Sorted.
+    pub unknown: Vec<Arc<str>>,
 }
 
 impl Route {
     /// Whether nothing is known to want the message.
     pub fn is_empty(&self) -> bool {
-        self.durable.is_empty() && self.transient.is_empty() && self.unknown.is_none()
+        self.durable.is_empty() && self.transient.is_empty() && self.unknown.is_empty()
     }
 }
 
@@ -173,8 +174,7 @@ impl Namespace {
                 let Ok(name) = std::str::from_utf8(key) else { continue };
                 match state.queues.get_key_value(name) {
                     Some((name, entry)) => add_target(&mut route, name, entry),
-                    None if route.unknown.is_none() => route.unknown = Some(name.into()),
-                    None => {}
+                    None => route.unknown.push(name.into()),
                 }
             }
         }
@@ -184,7 +184,7 @@ impl Namespace {
             }
         }
         finish(&mut route);
-        let cacheable = matched.cacheable && route.unknown.is_none();
+        let cacheable = matched.cacheable && route.unknown.is_empty();
         Some((route, cacheable, version))
     }
 }
@@ -209,6 +209,8 @@ fn finish(route: &mut Route) {
     }
     route.transient.sort_unstable();
     route.transient.dedup();
+    route.unknown.sort_unstable();
+    route.unknown.dedup();
 }
 
 #[derive(Debug, Default)]
