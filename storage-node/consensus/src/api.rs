@@ -164,7 +164,7 @@ pub enum Event {
         group: ShardId,
         /// The receiver.
         to: ReplicaId,
-        /// Whether the receiver said that its bodies are durable.
+        /// Whether the receiver said that it has all of it, from this snapshot or from before.
         installed: bool,
     },
 }
@@ -227,8 +227,7 @@ pub enum Action {
         /// The machine's pages.
         pages: Vec<Bytes>,
     },
-    /// An [`Event::SnapshotArrived`] is of no use (another one is being fetched, or the log has it already): tell its sender
-    /// that it failed.
+    /// An [`Event::SnapshotArrived`] is of no use: tell its sender how it ended.
     SnapshotRefused {
         /// The group.
         group: ShardId,
@@ -236,6 +235,9 @@ pub enum Action {
         from: ReplicaId,
         /// Where it stood.
         index: Index,
+        /// Whether this replica has all of it already: its sender goes on behind it. Otherwise (another one is being fetched)
+        /// the sending failed.
+        held: bool,
     },
     /// The group's settled members (never a joint state), told by its leader.
     MembershipChanged {

@@ -224,7 +224,7 @@ pub struct Output {
     pub snapshots: Vec<SnapshotSend>,
     /// Records to fetch.
     pub fetches: Vec<FetchSend>,
-    /// Snapshots that arrived from this replica and are installed (or not): answer the sender.
+    /// Snapshots that arrived and whether their state is here now: answer the sender.
     pub snapshots_installed: Vec<(ShardId, bool)>,
     /// Commands for meta, for its leader, which is another node. They may get lost: each comes again until meta's state
     /// shows that it was carried out.

@@ -168,7 +168,7 @@ impl Node {
             Action::MembershipChanged { group, voters, learners } => {
                 self.host.members_settled(group, &voters, &learners)
             }
-            Action::SnapshotRefused { group, .. } => out.snapshots_installed.push((group, false)),
+            Action::SnapshotRefused { group, held, .. } => out.snapshots_installed.push((group, held)),
             Action::Damaged { group, replica } => {
                 tracing::error!(node = %self.host.node, %group, %replica, "this replica's log is damaged; it will be replaced");
                 self.give_up(group, out);

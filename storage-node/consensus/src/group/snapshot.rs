@@ -80,9 +80,12 @@ impl Group {
         pages: Vec<Bytes>,
         turn: &mut Turn<'_>,
     ) {
-        let useful = meta.index.0 > self.raw.raft.raft_log.committed && meta.membership.contains(self.me);
-        if self.stopped || self.installing.is_some() || self.incoming.is_some() || !useful {
-            turn.actions.push(Action::SnapshotRefused { group: self.id, from, index: meta.index });
+        // Not only a message that came late: a replica may have died with an installed snapshot before its leader heard of
+        // it. The leader that is told of a failure then would send it again for ever (simulation, seed 115).
+        let held = !self.stopped && meta.index.0 <= self.raw.raft.raft_log.committed;
+        let busy = self.stopped || self.installing.is_some() || self.incoming.is_some();
+        if held || busy || !meta.membership.contains(self.me) {
+            turn.actions.push(Action::SnapshotRefused { group: self.id, from, index: meta.index, held });
             return;
         }
         self.incoming = Some(Incoming { from, meta: meta.clone(), durable: false });
@@ -107,7 +110,7 @@ impl Group {
         };
         let raft = &self.raw.raft;
         if incoming.meta.index.0 <= raft.raft_log.committed {
-            return self.refuse_incoming(turn);
+            return self.need_not(turn);
         }
         if raft.state != StateRole::Follower || raft.leader_id == 0 {
             return;
@@ -121,13 +124,19 @@ impl Group {
         self.after_step(turn);
         if self.raw.snap().is_none() {
             // The log had it all: Raft moved its commit forward instead.
-            self.refuse_incoming(turn);
+            self.need_not(turn);
         }
     }
 
-    fn refuse_incoming(&mut self, turn: &mut Turn<'_>) {
+    /// The log reached as far as the snapshot while it was fetched.
+    fn need_not(&mut self, turn: &mut Turn<'_>) {
         if let Some(Incoming { from, meta, .. }) = self.incoming.take() {
-            turn.actions.push(Action::SnapshotRefused { group: self.id, from, index: meta.index });
+            turn.actions.push(Action::SnapshotRefused {
+                group: self.id,
+                from,
+                index: meta.index,
+                held: true,
+            });
         }
     }
 

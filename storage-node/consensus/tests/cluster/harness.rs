@@ -44,6 +44,8 @@ pub struct Cluster {
     /// Values whose commit a client was told of.
     pub acked: BTreeMap<ShardId, Vec<Bytes>>,
     pub snapshots_installed: u64,
+    /// Connections break before they carry the news that a snapshot is installed.
+    pub answers_lost: bool,
     pub groups: Vec<ShardId>,
     first_voters: BTreeMap<ShardId, Vec<ReplicaId>>,
     parcels: BTreeMap<(Mono, u64), (NodeId, NodeId, Parcel)>,
@@ -75,6 +77,7 @@ impl Cluster {
             cut: BTreeSet::new(),
             acked: BTreeMap::new(),
             snapshots_installed: 0,
+            answers_lost: false,
             first_voters: groups.iter().map(|g| (*g, voters.clone())).collect(),
             groups,
             parcels: BTreeMap::new(),
@@ -242,7 +245,7 @@ impl Cluster {
         node.saved.staged.insert((group, index.0), pages.clone());
         p.machines.staged.insert((group, index.0), pages);
         p.inbox.push(Event::BodiesDurable { group, index });
-        self.report(group, from.node(), at, true);
+        self.report(group, from.node(), at, !self.answers_lost);
     }
 
     fn step(&mut self, id: NodeId, turn: bool) {
@@ -290,7 +293,7 @@ impl Cluster {
                 let took = 20_000 + self.rng.below(200_000);
                 self.post(from.node(), id, took, Parcel::Fetched { group, from, meta, pages });
             }
-            Action::SnapshotRefused { group, from, .. } => self.report(group, from.node(), id, false),
+            Action::SnapshotRefused { group, from, held, .. } => self.report(group, from.node(), id, held),
             Action::Removed { group, replica } => {
                 self.history.violations.extend(
                     (self.nodes[&id].replicas.get(&group) == Some(&replica))
