@@ -34,10 +34,27 @@ pub(crate) struct ImportRow {
 }
 
 pub(crate) enum Work {
-    Index { files: Vec<PendingFile>, upto: BTreeMap<ShardId, Index> },
-    Rewrite { wants: Vec<Want>, sources: Vec<FileKey>, store: StoreId, guards: Vec<Arc<()>> },
-    Import { rows: Vec<ImportRow>, store: StoreId, owner: Option<ImportFor> },
-    Remove { names: Vec<String>, forgotten: Vec<SegmentId> },
+    Index {
+        files: Vec<PendingFile>,
+        upto: BTreeMap<ShardId, Index>,
+    },
+    Rewrite {
+        wants: Vec<Want>,
+        sources: Vec<FileKey>,
+        store: StoreId,
+        guards: Vec<Arc<()>>,
+        /// What each group had applied when it was said what of the sources is live.
+        reached: BTreeMap<ShardId, Index>,
+    },
+    Import {
+        rows: Vec<ImportRow>,
+        store: StoreId,
+        owner: Option<ImportFor>,
+    },
+    Remove {
+        names: Vec<String>,
+        forgotten: Vec<SegmentId>,
+    },
 }
 
 /// Blocking work on the disk: run it on a thread that may block, and give the result to [`crate::Records::job_done`].
@@ -129,8 +146,8 @@ impl Job {
                 Ok(files) => Done::Index { files, upto },
                 Err(error) => failed(What::Index, error),
             },
-            Work::Rewrite { wants, sources, store, guards } => {
-                let result = rewrite(&io, &manifest, wants, &sources, store);
+            Work::Rewrite { wants, sources, store, guards, reached } => {
+                let result = rewrite(&io, &manifest, wants, &sources, store, reached);
                 drop(guards);
                 match result {
                     Ok(written) => Done::Rewritten { sources, written },
@@ -205,6 +222,7 @@ fn rewrite(
     wants: Vec<Want>,
     sources: &[FileKey],
     store: StoreId,
+    reached: BTreeMap<ShardId, Index>,
 ) -> Result<Option<Written>, RecordsError> {
     let mut done = ReadDone::default();
     let mut found = resolve(io, wants, &mut done);
@@ -232,6 +250,7 @@ fn rewrite(
             }
         }
         listed.retired.extend(retired);
+        listed.reached = reached;
         if written.is_some() {
             listed.stores.insert(store);
             listed.next_store = listed.next_store.max(store.0 + 1);

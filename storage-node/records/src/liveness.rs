@@ -145,14 +145,14 @@ impl Records {
         self.guards.get(&data).is_some_and(|guard| Arc::strong_count(guard) > 1)
     }
 
-    /// Whether the segment must stay: a live pointer leads into it, a task reads it, or a snapshot has it pinned. A segment
-    /// whose live rest was copied and named in the manifest is not held.
+    /// Whether the segment must stay: a task reads it, a snapshot has it pinned, or it has records and no rewrite has replaced
+    /// it yet. Records that are all dead do not free it by themselves: a state that a restart goes back to may still call
+    /// them live, unless the manifest says how far it must go on ([`crate::Opened::reached`]).
     pub fn holds(&self, segment: SegmentId) -> bool {
-        let needed = |key: FileKey| self.files.get(&key).is_some_and(|file| file.live() > 0);
-        self.is_read(DataKey::Segment(segment)) || self.parts_of(segment).any(needed)
+        self.is_read(DataKey::Segment(segment)) || self.parts_of(segment).next().is_some()
     }
 
-    /// The retired segments that nothing here needs: release them to the node log, and call
+    /// The retired segments that are not held: release them to the node log, and call
     /// [`Records::segment_removed`] when it has freed them.
     pub fn removable(&self) -> Vec<SegmentId> {
         let retired = self.segments.iter().filter(|(_, state)| state.retired);

@@ -54,7 +54,7 @@ impl Records {
     }
 
     /// The most useful job that is due now, one of each kind at a time: removing what left, writing the index of a sealed
-    /// segment whose entries are all applied, rewriting what is mostly dead. Call it after each finished job and about once
+    /// segment whose entries are all applied, rewriting what is mostly or all dead. Call it after each finished job and about once
     /// a second; a rewrite copies at most `rewrite_bytes_per_run`, so the calls set its rate.
     pub fn next_job(&mut self) -> Option<Job> {
         self.removal().or_else(|| self.sealed_index()).or_else(|| self.rewrite())
@@ -125,14 +125,11 @@ impl Records {
             let written = files().all(|file| matches!(file.content, Content::Written(_)));
             let live: u64 = files().map(FileState::live_bytes).sum();
             let pointers: u64 = files().map(FileState::live).sum();
-            let suspect = self.suspect.contains(&DataKey::Segment(*segment));
-            if state.retired
-                && !state.replaced
-                && written
-                && pointers > 0
-                && few(live, state.bytes)
-                && !suspect
-            {
+            let sound = !self.suspect.contains(&DataKey::Segment(*segment));
+            // Also what holds nothing live: it may go only once the manifest says on whose word.
+            let dead = pointers == 0 && !keys.is_empty();
+            let worth = pointers > 0 && written && few(live, state.bytes) && sound;
+            if state.retired && !state.replaced && (dead || worth) {
                 sources.push((live, keys));
             }
         }
@@ -178,7 +175,8 @@ impl Records {
         let guards = sources.iter().filter_map(|key| self.guard(key.data())).collect();
         self.next_store += 1;
         let store = StoreId(self.next_store - 1);
-        Some(self.job(Work::Rewrite { wants, sources, store, guards }))
+        let reached = self.groups.iter().map(|(group, state)| (*group, state.applied)).collect();
+        Some(self.job(Work::Rewrite { wants, sources, store, guards, reached }))
     }
 
     /// Wants of everything live in a file.

@@ -1,20 +1,23 @@
-//! The manifest: which store files count, and which segments they replaced.
+//! The manifest: which store files count, which segments they replaced, and how much each group had applied then.
 //!
 //! ```text
-//! u32 crc over the rest, u8 version = 1, u64 next store, u32 n, n stores (u64), u32 m, m retired segments (u64)
+//! u32 crc over the rest, u8 version = 2, u64 next store, u32 n, n stores (u64), u32 m, m retired segments (u64),
+//! from version 2 on: u32 k, k times (u32 group, u64 index)
 //! ```
+//! What was settled up to these indexes may be gone from the disk: see [`crate::Opened::reached`].
+//!
 //! Danger: this one rename is the moment at which a rewritten copy becomes *the* copy. It happens after the store file is
 //! synced and before its sources are let go. Shared by jobs that run at the same time, so it has a lock.
 
 use crate::types::{RecordsError, SegmentId, StoreId};
 use bytes::BufMut;
 use longshore_io::{Disk, OpenMode};
-use longshore_wire::Reader;
-use std::collections::BTreeSet;
+use longshore_wire::{Index, Reader, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const NAME: &str = "manifest";
 
 /// What the manifest says.
@@ -23,6 +26,7 @@ pub(crate) struct Listed {
     pub next_store: u64,
     pub stores: BTreeSet<StoreId>,
     pub retired: BTreeSet<SegmentId>,
+    pub reached: BTreeMap<ShardId, Index>,
 }
 
 impl Listed {
@@ -33,6 +37,11 @@ impl Listed {
         self.stores.iter().for_each(|store| out.put_u64_le(store.0));
         out.put_u32_le(self.retired.len() as u32);
         self.retired.iter().for_each(|segment| out.put_u64_le(segment.0));
+        out.put_u32_le(self.reached.len() as u32);
+        for (group, index) in &self.reached {
+            out.put_u32_le(group.0);
+            out.put_u64_le(index.0);
+        }
         let crc = crc32c::crc32c(&out[4..]);
         out[..4].copy_from_slice(&crc.to_le_bytes());
         out
@@ -53,6 +62,11 @@ impl Listed {
             }
             for _ in 0..r.count(8)? {
                 listed.retired.insert(SegmentId(r.u64()?));
+            }
+            if version >= 2 {
+                for _ in 0..r.count(12)? {
+                    listed.reached.insert(ShardId(r.u32()?), Index(r.u64()?));
+                }
             }
             Ok((crc, version, listed))
         };

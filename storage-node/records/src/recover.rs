@@ -86,7 +86,7 @@ impl Records {
             file: io.dir.clone(),
             error,
         })?;
-        let mut opened = Opened::default();
+        let mut opened = Opened { reached: listed.reached.clone(), ..Opened::default() };
         let mut absent: BTreeSet<StoreId> = listed.stores.clone();
         for name in names {
             let Some(key) = FileKey::parse(&name) else {

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use longshore_wire::row::{Row, Source};
 use longshore_wire::{Index, LogId, Offset, OffsetRange, ShardId, Term};
+use std::collections::BTreeMap;
 use std::io;
 
 /// A segment of the node log: the number of `longshore_log::SegmentId`, given once and never reused.
@@ -322,6 +323,10 @@ pub struct Opened {
     /// Index and store files that could not be read. Their records count as missing: after `recover`, ask
     /// [`crate::Records::missing`] for the live ranges of each log and import what it names.
     pub damaged: Vec<Damaged>,
+    /// What each group had applied, at least, when records were last let go. These entries are committed: whoever opens the group
+    /// must apply them again before its state is shown to anybody. A state from before may call live what was settled in
+    /// between and is gone from here.
+    pub reached: BTreeMap<ShardId, Index>,
 }
 
 /// Keeps files from removal until [`crate::Records::unpin`].

@@ -105,13 +105,15 @@ impl Store {
     }
 
     /// Opens a replica that the log recovered; `applied` is what its machine holds after loading its checkpoint (or
-    /// its staged snapshot, if that is newer). Blocking: reads the entries above `applied`. Everything committed is applied in
+    /// its staged snapshot, if that is newer). `committed` is an index that it is known to have applied before the restart, although
+    /// the log's hard state may not say so yet. Blocking: reads the entries above `applied`. Everything committed is applied in
     /// the next turn, before its first tick.
     pub fn open(
         &mut self,
         group: ShardId,
         me: ReplicaId,
         applied: Index,
+        committed: Index,
         now: Mono,
     ) -> Result<(), OpenError> {
         self.check_new(group)?;
@@ -134,7 +136,7 @@ impl Store {
         let (members_at, members) =
             decode_conf(conf).map_err(|error| OpenError::Membership { group, error })?;
         let kept = self.log.hard_state(group).unwrap_or_default();
-        let commit = applied.max(kept.commit.min(last));
+        let commit = applied.max(kept.commit.max(committed).min(last));
         let hard = Hard { term: kept.term, vote: kept.vote, commit };
         let storage = self.load(group, (base, last), applied, &hard, members)?;
         self.start(Begin { id: group, me, hard, members_at }, storage, applied, now)

@@ -17,6 +17,8 @@ pub struct State {
 /// What survives a crash.
 #[derive(Clone, Default)]
 pub struct Saved {
+    /// How far each group is known to have been applied before.
+    pub reached: BTreeMap<ShardId, Index>,
     pub checkpoints: BTreeMap<ShardId, State>,
     /// By group and index: complete, with all bodies.
     pub staged: BTreeMap<(ShardId, u64), Vec<Bytes>>,

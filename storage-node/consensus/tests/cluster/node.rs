@@ -109,8 +109,9 @@ impl Node {
                 state = crate::machine::State { applied: base, values: pages.clone() };
             }
             let applied = Index(state.applied);
+            let reached = self.saved.reached.get(group).copied().unwrap_or_default();
             machines.states.insert(*group, state);
-            store.open(*group, *me, applied, now).expect("what was synced is there");
+            store.open(*group, *me, applied, reached, now).expect("what was synced is there");
         }
         self.process = Some(Process {
             store,

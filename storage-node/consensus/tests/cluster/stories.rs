@@ -2,7 +2,7 @@
 
 use crate::harness::Cluster;
 use longshore_consensus::{ProposeError, Role};
-use longshore_wire::{NodeId, ShardId};
+use longshore_wire::{Index, NodeId, ShardId};
 
 const G: ShardId = ShardId(0);
 
@@ -213,6 +213,66 @@ fn a_follower_too_far_behind_gets_a_snapshot() {
     c.settle();
     assert_eq!(acked(&c), 2_005);
     assert!(c.snapshots_installed > 0);
+}
+
+#[test]
+fn what_a_replica_is_known_to_have_applied_it_applies_again_before_it_hears_of_anybody() {
+    let mut c = Cluster::new(13, 3, 1);
+    let leader = put(&mut c, 30);
+    let applied = |c: &mut Cluster| {
+        let process = c.node(leader).process.as_ref();
+        process.and_then(|p| p.machines.states.get(&G)).map_or(0, |state| state.applied)
+    };
+    let before = applied(&mut c);
+    for id in c.ids() {
+        c.crash(id);
+    }
+    c.start(leader);
+    c.run_ms(100);
+    // The last commit was in no write of the log yet.
+    assert!(applied(&mut c) < before);
+    c.crash(leader);
+    c.node(leader).saved.reached.insert(G, Index(before));
+    c.start(leader);
+    c.run_ms(100);
+    assert_eq!(applied(&mut c), before);
+}
+
+#[test]
+fn a_snapshot_whose_installation_nobody_heard_of_does_not_stop_the_group() {
+    let mut c = Cluster::new(12, 3, 1);
+    let leader = put(&mut c, 5);
+    let slow = c.ids().into_iter().find(|n| *n != leader).unwrap();
+    let third = c.ids().into_iter().find(|n| *n != leader && *n != slow).unwrap();
+    c.crash(slow);
+    for _ in 0..20 {
+        put_on(&mut c, leader, 100, 1_000);
+        c.node(leader).checkpoint(G);
+        c.node(third).checkpoint(G);
+        c.run_ms(1_100);
+    }
+    c.answers_lost = true;
+    c.start(slow);
+    let fetches = |c: &mut Cluster| {
+        c.run_ms(1);
+        c.node(slow).process.as_ref().is_some_and(|p| !p.machines.arriving.is_empty())
+    };
+    assert!((0..10_000).any(|_| fetches(&mut c)));
+    // From here on all that the receiver says gets lost, until it dies.
+    c.cut.insert((slow, leader));
+    assert!((0..1_000).any(|_| {
+        c.run_ms(1);
+        c.snapshots_installed > 0
+    }));
+    c.crash(slow);
+    c.answers_lost = false;
+    c.cut.clear();
+    c.start(slow);
+    // Now the leader needs that replica.
+    c.crash(third);
+    put_on(&mut c, leader, 10, 100);
+    c.run_ms(5_000);
+    assert_eq!(acked(&c), 2_015);
 }
 
 #[test]

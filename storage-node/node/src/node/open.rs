@@ -73,12 +73,12 @@ impl Node {
             stopping: false,
             torn_tail: recovery.cut_bytes > 0,
         };
-        node.open_groups(pages.loaded, now);
+        node.open_groups(pages.loaded, &opened.reached, now);
         Ok((node, writer))
     }
 
     /// Opens every group of the log with its checkpoint, or with the snapshot staged for it if that is newer.
-    fn open_groups(&mut self, loaded: Vec<Loaded>, now: Mono) {
+    fn open_groups(&mut self, loaded: Vec<Loaded>, reached: &BTreeMap<ShardId, Index>, now: Mono) {
         let mut checkpoints: BTreeMap<ShardId, Loaded> = BTreeMap::new();
         let mut staged: BTreeMap<ShardId, Loaded> = BTreeMap::new();
         for checkpoint in loaded {
@@ -100,11 +100,12 @@ impl Node {
                 self.host.replace_checkpoint.insert(group);
                 best = Some(snapshot);
             }
-            self.open_group(group, best, now);
+            let reached = reached.get(&group).copied().unwrap_or_default();
+            self.open_group(group, best, reached, now);
         }
     }
 
-    fn open_group(&mut self, group: ShardId, checkpoint: Option<Loaded>, now: Mono) {
+    fn open_group(&mut self, group: ShardId, checkpoint: Option<Loaded>, reached: Index, now: Mono) {
         let applied = checkpoint.as_ref().map_or(Index(0), |checkpoint| checkpoint.mark.index);
         let pages = checkpoint.map(|checkpoint| checkpoint.pages).unwrap_or_default();
         let fresh = pages.is_empty();
@@ -133,7 +134,7 @@ impl Node {
             self.host.shards.remove(&group);
             return;
         };
-        match self.store.open(group, me, applied, now) {
+        match self.store.open(group, me, applied, reached, now) {
             Ok(()) => {
                 self.host.replicas.insert(group, me);
                 if applied > Index(0) {

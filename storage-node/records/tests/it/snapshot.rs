@@ -156,6 +156,7 @@ fn a_pinned_segment_stays_and_a_read_task_pins_its_files() {
     sender.dropped(LogId(1));
     sender.dropped(LogId(2));
     sender.uploads_from(GROUP, Index(53));
+    settle_down(&mut sender);
     assert!(sender.removable().is_empty());
     sender.unpin(pin);
     assert_eq!(sender.removable(), [SegmentId(2), SegmentId(3)]);
