@@ -10,9 +10,13 @@ use crate::command::QueueId;
 use crate::delivery::Delivery;
 use crate::durable::Durable;
 use crate::leases::Lease;
+use crate::view::{CursorView, View};
 use bytes::Bytes;
 use longshore_wire::batch::{Batch, BatchBuilder, Item, Returned, Settle};
 use longshore_wire::{DecodeError, Offset, OffsetRange, SessionId, Term};
+
+/// Of a range that was settled in vain: as many messages are not claimed by a report that comes after the answer.
+const SETTLED_IN_VAIN_MAX: usize = 4_096;
 
 impl Delivery {
     /// The settle to propose instead of `settle`, `None`: as it is. Its returns count as under way from now on.
@@ -44,10 +48,12 @@ impl Delivery {
         (admitted != *settle).then_some(admitted)
     }
 
-    /// A batch with `settle` was answered with what it led to before this term; `session` still named its returns as held when
-    /// it attached here, so they are out with it for nothing.
-    pub fn already_applied(&mut self, session: SessionId, settle: &Settle) {
+    /// A batch with `settle` was answered with what it led to before this term; `session` still named what it settles as held
+    /// when it attached here, so that is out with it for nothing: what it returned, and what it acked or refused in vain,
+    /// because the message was out to another session then (simulation, seeds 1128 and 1573).
+    pub fn already_applied(&mut self, session: SessionId, settle: &Settle, shard: &impl View) {
         let queue = QueueId { log: settle.log, cursor: settle.cursor };
+        let cursor = shard.cursor(settle.log, settle.cursor);
         let Some(durable) = self.durable.get_mut(&queue).filter(|_| self.leading) else { return };
         for back in &settle.returned {
             let lease = durable.desk.leases.get(back.offset);
@@ -56,6 +62,19 @@ impl Delivery {
             if claimed {
                 durable.returned(back, settle.term, &mut self.core);
                 self.agenda.mark(queue);
+            }
+        }
+        let dead = settle.dead.iter().map(|(at, _)| OffsetRange::one(*at));
+        for range in settle.acked.iter().copied().chain(dead) {
+            for at in durable.desk.leases.of_term(session, settle.term, range) {
+                durable.take_back(at, &mut self.core);
+                self.agenda.mark(queue);
+            }
+            let unsettled = cursor.iter().flat_map(|cursor| unsettled_in(cursor, range));
+            for at in unsettled.take(SETTLED_IN_VAIN_MAX) {
+                if durable.desk.leases.get(at).is_none() {
+                    self.core.note_returned_early(session, queue, at);
+                }
             }
         }
     }
@@ -84,6 +103,12 @@ impl Delivery {
         }
         Ok(Some(builder.finish(batch.number)))
     }
+}
+
+/// The offsets of a range that are not settled.
+fn unsettled_in(cursor: &impl CursorView, range: OffsetRange) -> impl Iterator<Item = Offset> {
+    let next = move |from: Offset| cursor.next_unsettled(from).filter(|at| *at <= range.last);
+    std::iter::successors(next(range.first), move |at| next(at.plus(1)))
 }
 
 fn with_other(at: Offset, session: SessionId, durable: &Durable) -> bool {

@@ -94,7 +94,7 @@ impl Core {
         self.next_lease = 0;
     }
 
-    /// A session returned a message that it had under an earlier leader and does not hold here. What is beyond the bound stays
+    /// A session is done with a message that it had under an earlier leader and does not hold here. What is beyond the bound stays
     /// out with its consumer until that ends.
     pub fn note_returned_early(&mut self, session: SessionId, queue: QueueId, at: Offset) {
         if !self.reported.contains(&session) && self.returned_early.len() < RETURNED_EARLY_MAX {
@@ -102,7 +102,7 @@ impl Core {
         }
     }
 
-    /// Whether the session returned the message before it named it as held; true once.
+    /// Whether the session was done with the message before it named it as held; true once.
     pub fn was_returned_early(&mut self, session: SessionId, queue: QueueId, at: Offset) -> bool {
         self.returned_early.remove(&(session, queue, at))
     }

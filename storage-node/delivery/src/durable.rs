@@ -315,8 +315,8 @@ impl Durable {
         self.hold((attach.key, deadline), &attach.held, log, cursor, core);
     }
 
-    /// A lease ends that its holder never had: the message was lost on its way.
-    fn take_back(&mut self, at: Offset, core: &mut Core) {
+    /// A lease ends that its holder does not have: the message was lost on its way, or its holder is done with it.
+    pub fn take_back(&mut self, at: Offset, core: &mut Core) {
         if self.desk.leases.remove(at).is_some() {
             core.counters.leases = core.counters.leases.saturating_sub(1);
             self.window.give_back(at, core.config.returned_max);

@@ -163,6 +163,13 @@ impl Leases {
         self.out.range(range.first..=range.last).map(|(at, lease)| (*at, lease))
     }
 
+    /// What a session has out of a range under leases of this term and nobody is returning yet.
+    pub fn of_term(&self, session: SessionId, term: Term, range: OffsetRange) -> Vec<Offset> {
+        let open = |lease: &Lease| !lease.ending && !lease.returning;
+        let mine = |lease: &Lease| lease.owner.session == session && lease.term == term && open(lease);
+        self.range(range).filter(|(_, lease)| mine(lease)).map(|(at, _)| at).collect()
+    }
+
     /// Ends the leases for which `ended` says so; how many.
     pub fn remove_if(&mut self, mut ended: impl FnMut(Offset) -> bool) -> u64 {
         let gone: Vec<Offset> = self.out.keys().copied().filter(|at| ended(*at)).collect();

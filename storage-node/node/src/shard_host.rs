@@ -136,7 +136,7 @@ impl ShardHost {
     fn tell_repeated(&mut self, batch: &Batch) {
         for item in batch.items().filter_map(Result::ok) {
             if let Item::Settle(settle) = item.item {
-                self.delivery.already_applied(batch.session, &settle);
+                self.delivery.already_applied(batch.session, &settle, &self.shard);
             }
         }
     }

@@ -119,6 +119,36 @@ fn what_is_returned_before_its_sessions_report_is_not_claimed_by_the_report() {
     assert_eq!(world.delivery.stat(QUEUE, &world.shard).unwrap().unacked, 1);
 }
 
+/// Its acks were dropped under the leader before, because the messages were out to others then, and it did not hear of that
+/// (simulation, seeds 1128 and 1573).
+#[test]
+fn what_was_settled_in_vain_under_an_earlier_leader_is_not_held_for_ever() {
+    let held = |offset| Held { offset: Offset(offset), lease: LeaseId(offset + 1), term: Term(1) };
+    let dead = vec![(Offset(3), DeadReason::Rejected)];
+    let in_vain = Settle { acked: vec![range(1, 2)], dead, ..settle() };
+    let unacked = |world: &World| world.delivery.stat(QUEUE, &world.shard).unwrap().unacked;
+
+    // The report came first: what it claims ends, and nothing else.
+    let mut reported = world();
+    reported.lead(2);
+    reported.delivery.hold(reported.now, MINE, QUEUE, &[held(1), held(2), held(3), held(4)], &reported.shard);
+    reported.delivery.session_reported(reported.now, MINE);
+    assert_eq!(unacked(&reported), 4);
+    reported.delivery.already_applied(OTHER, &in_vain, &reported.shard);
+    assert_eq!(unacked(&reported), 4);
+    reported.delivery.already_applied(MINE, &in_vain, &reported.shard);
+    assert_eq!(unacked(&reported), 1);
+
+    // The answer came first: the report cannot claim it any more.
+    let mut answered = world();
+    answered.lead(2);
+    answered.delivery.hold(answered.now, MINE, QUEUE, &[held(4)], &answered.shard);
+    answered.delivery.already_applied(MINE, &in_vain, &answered.shard);
+    answered.delivery.hold(answered.now, MINE, QUEUE, &[held(1), held(2), held(3)], &answered.shard);
+    answered.delivery.session_reported(answered.now, MINE);
+    assert_eq!(unacked(&answered), 1);
+}
+
 #[test]
 fn a_return_of_an_earlier_term_does_not_end_a_newer_lease_of_the_same_session() {
     let mut world = world();
