@@ -202,7 +202,10 @@ impl Host {
             .failed
             .iter()
             .filter_map(|error| match error {
-                ReadError::Corrupt { log, offset, .. } => Some((*log, *offset)),
+                // A damaged piece is named beside the record that it belongs to, and comes with that.
+                ReadError::Corrupt { group, log, offset } => {
+                    (*log != part_log(*group)).then_some((*log, *offset))
+                }
                 _ => None,
             })
             .collect();

@@ -127,6 +127,7 @@ impl Host {
         store: &mut Store,
         done: JobDone,
         events: &mut Vec<Event>,
+        out: &mut Output,
     ) -> Result<(), JobError> {
         match self.pages.job_done(done) {
             Ok(saved) => {
@@ -135,6 +136,7 @@ impl Host {
                         self.snapshot_staged(ShardId(saved.group.0 & !STAGED), mark.index);
                     } else {
                         store.checkpointed(saved.group, mark.index);
+                        self.remove_staged(saved.group, mark.index, out);
                     }
                 }
             }
@@ -150,6 +152,18 @@ impl Host {
             Err(error) => tracing::warn!(node = %self.node, %error, "a checkpoint could not be written"),
         }
         Ok(())
+    }
+
+    /// A checkpoint holds all that was staged for the group up to its mark: the staged pages would only take the state's size
+    /// again, on the disk and in the memory of each start.
+    fn remove_staged(&mut self, group: ShardId, checkpointed: Index, out: &mut Output) {
+        let staged = ShardId(group.0 | STAGED);
+        if self.pages.mark(staged).is_some_and(|mark| mark.index <= checkpointed)
+            && !self.installing.contains_key(&group)
+            && let Ok(job) = self.pages.remove(staged)
+        {
+            out.tasks.push(Task::Checkpoint(job));
+        }
     }
 }
 

@@ -168,7 +168,12 @@ impl Node {
             Action::MembershipChanged { group, voters, learners } => {
                 self.host.members_settled(group, &voters, &learners)
             }
-            Action::SnapshotRefused { group, held, .. } => out.snapshots_installed.push((group, held)),
+            Action::SnapshotRefused { group, index, held, .. } => {
+                out.snapshots_installed.push((group, held));
+                if held {
+                    self.host.need_not_install(group, index, &mut self.events);
+                }
+            }
             Action::Damaged { group, replica } => {
                 tracing::error!(node = %self.host.node, %group, %replica, "this replica's log is damaged; it will be replaced");
                 self.give_up(group, out);
@@ -429,7 +434,7 @@ impl Node {
             TaskDone::Log(done) => self.store.maintained(done)?,
             TaskDone::ReadRecords(done) => self.host.read_done(done, out),
             TaskDone::Checkpoint(done) => {
-                self.host.checkpoint_done(&mut self.store, done, &mut self.events)?;
+                self.host.checkpoint_done(&mut self.store, done, &mut self.events, out)?;
                 for group in self.host.installing.keys().copied().collect::<Vec<_>>() {
                     self.host.go_on_installing(group, &mut self.events, out);
                 }

@@ -161,6 +161,13 @@ impl Host {
         }
     }
 
+    /// The group's log reaches as far as a snapshot at `index`: what was begun for it or for an older one ends.
+    pub(crate) fn need_not_install(&mut self, group: ShardId, index: Index, events: &mut Vec<Event>) {
+        if self.installing.get(&group).is_some_and(|installing| installing.meta.index <= index) {
+            self.give_up_installing(group, events);
+        }
+    }
+
     /// The pages are durable.
     pub(crate) fn snapshot_staged(&mut self, group: ShardId, index: Index) {
         if let Some(installing) = self.installing.get_mut(&group)
@@ -252,7 +259,6 @@ impl Host {
                 }
             }
         }
-        self.replace_checkpoint.insert(group);
         self.pending.remove(&group);
         self.installed.push(group);
         self.reconcile_due = true;
@@ -304,7 +310,7 @@ impl LiveView for View<'_> {
     }
 }
 
-/// Loads what was staged but not yet restored when the process ended, for the start.
+/// The group that pages of the store are staged for; `None` for a checkpoint.
 pub(crate) fn staged_group(group: ShardId) -> Option<ShardId> {
     (group.0 & STAGED != 0).then_some(ShardId(group.0 & !STAGED))
 }

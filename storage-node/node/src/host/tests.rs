@@ -31,6 +31,22 @@ fn a_new_replica_of_meta_begins_empty_and_not_while_the_old_ones_checkpoint_is_w
     assert!(!host.damaged.contains(&META) && host.pages.mark(META).is_none());
 }
 
+#[test]
+fn what_was_staged_goes_once_a_checkpoint_holds_it() {
+    let (mut host, mut store) = (testing::host(Shard::new(GROUP)), testing::store());
+    let staged = ShardId(GROUP.0 | STAGED);
+    let mark = |index| Mark { index: Index(index), term: Term(1), log_time: LogTime(0), conf: Bytes::new() };
+    let job = host.pages.replace(staged, mark(9), BTreeMap::new()).unwrap();
+    host.checkpoint_done(&mut store, job.run(), &mut Vec::new(), &mut Output::default()).unwrap();
+    for (index, tasks) in [(8, 0), (9, 1)] {
+        let job = host.pages.replace(GROUP, mark(index), BTreeMap::new()).unwrap();
+        let mut out = Output::default();
+        host.checkpoint_done(&mut store, job.run(), &mut Vec::new(), &mut out).unwrap();
+        assert_eq!(out.tasks.len(), tasks);
+    }
+    assert!(host.pages.mark(staged).is_none());
+}
+
 fn log() -> LogId {
     LogId::transient(GROUP, 7)
 }

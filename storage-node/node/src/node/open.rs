@@ -97,7 +97,6 @@ impl Node {
             if let (true, Some(snapshot)) = (is_behind, staged.remove(&group))
                 && snapshot.mark.index.0 == base
             {
-                self.host.replace_checkpoint.insert(group);
                 best = Some(snapshot);
             }
             let reached = reached.get(&group).copied().unwrap_or_default();
