@@ -19,9 +19,10 @@ const QUEUES: usize = 6;
 const CALM_MS: u64 = 2_000;
 /// Storms last so long, in milliseconds.
 const STORM_MS: u64 = 40_000;
-/// Acknowledged appends that a run goes on for, at most this much longer.
-const ACKNOWLEDGED_MIN: u64 = 2_000;
-const EXTRA_MS: u64 = 180_000;
+/// Acknowledged appends that a run goes on for: so much longer at most in the storm, and so much after it.
+pub const ACKNOWLEDGED_MIN: u64 = 2_000;
+const STORM_EXTRA_MS: u64 = 180_000;
+const CALM_EXTRA_MS: u64 = 60_000;
 /// How long a shard has to confirm a new message in a cluster that does not come to rest.
 const PROBE_MS: u64 = 10_000;
 const IDLE_QUEUES: usize = 4;
@@ -56,6 +57,9 @@ pub fn play(seed: u64, scene: Scene) -> Result<Report, Failure> {
     world.act(scene);
     world.publishing = false;
     world.heal();
+    if matches!(scene, Scene::Storm) {
+        world.publish_what_is_missing();
+    }
     world.drain(scene.drain_ms())?;
     world.history.judge();
     world.history.verdict()?;
@@ -72,8 +76,19 @@ impl World {
     pub fn storm(&mut self) {
         self.post(500_000, What::Fault);
         self.run_ms(STORM_MS);
+        self.run_until_enough(STORM_EXTRA_MS);
+    }
+
+    /// After a storm that hardly let anything through.
+    fn publish_what_is_missing(&mut self) {
+        self.publishing = self.history.acknowledged < ACKNOWLEDGED_MIN;
+        self.run_until_enough(CALM_EXTRA_MS);
+        self.publishing = false;
+    }
+
+    fn run_until_enough(&mut self, most_ms: u64) {
         let mut extra = 0;
-        while self.history.acknowledged < ACKNOWLEDGED_MIN && extra < EXTRA_MS {
+        while self.history.acknowledged < ACKNOWLEDGED_MIN && extra < most_ms {
             self.run_ms(1_000);
             extra += 1_000;
         }
