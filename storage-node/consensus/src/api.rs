@@ -239,6 +239,16 @@ pub enum Action {
         /// the sending failed.
         held: bool,
     },
+    /// What [`Action::FetchBodies`] asked for is of no use any more: the log reached as far without it. Its sender goes on
+    /// behind it.
+    SnapshotNotNeeded {
+        /// The group.
+        group: ShardId,
+        /// Who sent it.
+        from: ReplicaId,
+        /// Where it stood.
+        index: Index,
+    },
     /// The group's settled members (never a joint state), told by its leader.
     MembershipChanged {
         /// The group.

@@ -168,11 +168,10 @@ impl Node {
             Action::MembershipChanged { group, voters, learners } => {
                 self.host.members_settled(group, &voters, &learners)
             }
-            Action::SnapshotRefused { group, index, held, .. } => {
-                out.snapshots_installed.push((group, held));
-                if held {
-                    self.host.need_not_install(group, index, &mut self.events);
-                }
+            Action::SnapshotRefused { group, held, .. } => out.snapshots_installed.push((group, held)),
+            Action::SnapshotNotNeeded { group, index, .. } => {
+                out.snapshots_installed.push((group, true));
+                self.host.need_not_install(group, index);
             }
             Action::Damaged { group, replica } => {
                 tracing::error!(node = %self.host.node, %group, %replica, "this replica's log is damaged; it will be replaced");

@@ -131,12 +131,7 @@ impl Group {
     /// The log reached as far as the snapshot while it was fetched.
     fn need_not(&mut self, turn: &mut Turn<'_>) {
         if let Some(Incoming { from, meta, .. }) = self.incoming.take() {
-            turn.actions.push(Action::SnapshotRefused {
-                group: self.id,
-                from,
-                index: meta.index,
-                held: true,
-            });
+            turn.actions.push(Action::SnapshotNotNeeded { group: self.id, from, index: meta.index });
         }
     }
 

@@ -283,6 +283,13 @@ impl Cluster {
                     self.post(id, id, 1_000, Parcel::Event(event));
                     return;
                 }
+                if self.rng.per_mille(250) {
+                    // Its sender's connection broke, and it sends it again.
+                    let (meta, pages) = (meta.clone(), pages.clone());
+                    let event = Event::SnapshotArrived { group, from, meta, pages };
+                    let late = 5_000 + self.rng.below(300_000);
+                    self.post(id, receiver, late, Parcel::Event(event));
+                }
                 let event = Event::SnapshotArrived { group, from, meta, pages };
                 self.post(id, receiver, 5_000, Parcel::Event(event));
             }
@@ -294,6 +301,13 @@ impl Cluster {
                 self.post(from.node(), id, took, Parcel::Fetched { group, from, meta, pages });
             }
             Action::SnapshotRefused { group, from, held, .. } => self.report(group, from.node(), id, held),
+            Action::SnapshotNotNeeded { group, from, index } => {
+                if let Some(p) = &mut self.node(id).process {
+                    p.machines.arriving.remove(&(group, index.0));
+                    p.machines.staged.remove(&(group, index.0));
+                }
+                self.report(group, from.node(), id, true);
+            }
             Action::Removed { group, replica } => {
                 self.history.violations.extend(
                     (self.nodes[&id].replicas.get(&group) == Some(&replica))
