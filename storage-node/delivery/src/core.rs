@@ -1,7 +1,7 @@
 //! What all queues of a shard share: counters that give out ids, the term, open questions, the turn's clock.
 
 use crate::action::{Action, Actions, LoadId};
-use crate::command::{ConsumerKey, QueueId};
+use crate::command::{ConsumerKey, Held, QueueId};
 use crate::config::{Config, Counters};
 use longshore_io::Mono;
 use longshore_wire::batch::{Item, Returned, Settle};
@@ -28,7 +28,7 @@ pub(crate) struct Waiting {
 
 /// Shared by the queues of a shard.
 /// Early returns that are remembered.
-const RETURNED_EARLY_MAX: usize = 65_536;
+const DONE_EARLY_MAX: usize = 65_536;
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -45,9 +45,9 @@ pub(crate) struct Core {
     named: BTreeMap<SessionId, BTreeSet<Named>>,
     /// Sessions that may have something here: consumers, leases, queues of their own.
     pub sessions: BTreeSet<SessionId>,
-    /// Returned by sessions that had not reported yet: batches meant for an earlier leader, ahead of the report that still names
-    /// these messages as held. It claims them no more.
-    returned_early: BTreeSet<(SessionId, QueueId, Offset)>,
+    /// What sessions that had not reported yet were done with: batches meant for an earlier leader, ahead of the report that
+    /// still names these messages as held. It claims them no more.
+    done_early: BTreeSet<(SessionId, QueueId, Done)>,
     pub loads: BTreeMap<LoadId, LoadFor>,
     /// Queues that could hand over more if the shard's bound on leases allowed it.
     pub starved: BTreeSet<QueueId>,
@@ -59,6 +59,15 @@ pub(crate) struct Core {
     pub outbox: Actions,
     next_lease: u64,
     next_load: u64,
+}
+
+/// What ended a lease of an earlier term: a return names it, an ack or a rejection says only when it was of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Done {
+    pub at: Offset,
+    pub term: Term,
+    /// `None`: whichever the session had.
+    pub lease: Option<LeaseId>,
 }
 
 /// A lease, as a session names it.
@@ -75,7 +84,7 @@ impl Core {
             reported: BTreeSet::new(),
             named: BTreeMap::new(),
             sessions: BTreeSet::new(),
-            returned_early: BTreeSet::new(),
+            done_early: BTreeSet::new(),
             loads: BTreeMap::new(),
             starved: BTreeSet::new(),
             turn: 1,
@@ -96,15 +105,18 @@ impl Core {
 
     /// A session is done with a message that it had under an earlier leader and does not hold here. What is beyond the bound stays
     /// out with its consumer until that ends.
-    pub fn note_returned_early(&mut self, session: SessionId, queue: QueueId, at: Offset) {
-        if !self.reported.contains(&session) && self.returned_early.len() < RETURNED_EARLY_MAX {
-            self.returned_early.insert((session, queue, at));
+    pub fn note_done_early(&mut self, session: SessionId, queue: QueueId, done: Done) {
+        if !self.reported.contains(&session) && self.done_early.len() < DONE_EARLY_MAX {
+            self.done_early.insert((session, queue, done));
         }
     }
 
-    /// Whether the session was done with the message before it named it as held; true once.
-    pub fn was_returned_early(&mut self, session: SessionId, queue: QueueId, at: Offset) -> bool {
-        self.returned_early.remove(&(session, queue, at))
+    /// Whether the session was done with the message before it named it as held. The session may name it again: streams break,
+    /// and an attach that was not answered is sent anew.
+    pub fn was_done_early(&self, session: SessionId, queue: QueueId, held: &Held) -> bool {
+        let done = |lease| Done { at: held.offset, term: held.term, lease };
+        let noted = |done| self.done_early.contains(&(session, queue, done));
+        !self.done_early.is_empty() && (noted(done(Some(held.lease))) || noted(done(None)))
     }
 
     /// The session's stream broke: what it does not name on the next one was lost on its way.
@@ -127,8 +139,8 @@ impl Core {
     }
 
     /// The session has said what it holds, or is gone.
-    pub fn forget_returned_early(&mut self, session: SessionId) {
-        self.returned_early.retain(|(of, ..)| *of != session);
+    pub fn forget_done_early(&mut self, session: SessionId) {
+        self.done_early.retain(|(of, ..)| *of != session);
     }
 
     /// Forgets a term.
@@ -137,7 +149,7 @@ impl Core {
         self.reported.clear();
         self.named.clear();
         self.sessions.clear();
-        self.returned_early.clear();
+        self.done_early.clear();
         self.loads.clear();
         self.starved.clear();
         self.outbox.clear();

@@ -308,7 +308,7 @@ impl Delivery {
     pub fn session_reported(&mut self, now: Mono, session: SessionId) {
         self.session_is_heard(session);
         self.core.reported.insert(session);
-        self.core.forget_returned_early(session);
+        self.core.forget_done_early(session);
         let ended = |(key, queue): &(ConsumerKey, QueueId)| {
             self.durable.get(queue).is_some_and(|durable| {
                 durable.desk.consumers.is_suspended(*key)
@@ -374,7 +374,7 @@ impl Delivery {
         self.core.reported.remove(&session);
         self.core.sessions.remove(&session);
         self.core.take_named(session);
-        self.core.forget_returned_early(session);
+        self.core.forget_done_early(session);
         for (key, _) in self.consumers_of(session) {
             self.end_consumer(key, true, now);
         }

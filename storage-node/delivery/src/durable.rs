@@ -356,7 +356,7 @@ impl Durable {
             match self.desk.leases.get(at) {
                 Some(lease) if own(lease) => self.desk.leases.hand_on(at, owner),
                 Some(_) => {}
-                None if core.was_returned_early(owner.session, queue, at) => {}
+                None if core.was_done_early(owner.session, queue, held) => {}
                 None if held.term < core.term && !reported && self.is_free(at, cursor) => {
                     let lease = Lease {
                         id: held.lease,

@@ -149,6 +149,26 @@ fn what_was_settled_in_vain_under_an_earlier_leader_is_not_held_for_ever() {
     assert_eq!(unacked(&answered), 1);
 }
 
+/// The same for a return that was applied under the leader before; its answer came ahead of the attach that still names it, and
+/// that attach came twice. Another lease of the same message stands (simulation, seed 3735).
+#[test]
+fn what_was_returned_under_an_earlier_leader_is_not_claimed_by_a_later_report() {
+    let held = |offset| Held { offset: Offset(offset), lease: LeaseId(offset + 1), term: Term(1) };
+    let again = Held { lease: LeaseId(40), ..held(3) };
+    let unacked = |world: &World| world.delivery.stat(QUEUE, &world.shard).unwrap().unacked;
+    for (named, out) in [(held(3), 0), (again, 1)] {
+        let mut world = world();
+        world.lead(2);
+        let before = Settle { acked: vec![], returned: returned(&[3]), dead: vec![], ..settle() };
+        world.delivery.already_applied(MINE, &before, &world.shard);
+        for _ in 0..2 {
+            world.delivery.hold(world.now, MINE, QUEUE, &[named], &world.shard);
+        }
+        world.delivery.session_reported(world.now, MINE);
+        assert_eq!(unacked(&world), out);
+    }
+}
+
 #[test]
 fn a_return_of_an_earlier_term_does_not_end_a_newer_lease_of_the_same_session() {
     let mut world = world();
