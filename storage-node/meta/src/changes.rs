@@ -3,6 +3,7 @@
 //! after its revision or is told to [`Reset`]. Called by `state`.
 
 use crate::limits::{CHANGES_BYTES_MAX, CHANGES_MAX};
+use bytes::Bytes;
 use longshore_proto::v1::MetaChange;
 use longshore_wire::Revision;
 use prost::Message;
@@ -20,7 +21,8 @@ pub struct Reset {
 pub(crate) struct ChangeLog {
     /// Everything up to here is forgotten.
     base: u64,
-    changes: VecDeque<(MetaChange, usize)>,
+    /// With their revisions, as they travel: decoded they take three times the room, and they are seldom asked for.
+    changes: VecDeque<(u64, Bytes)>,
     bytes: usize,
 }
 
@@ -30,14 +32,14 @@ impl ChangeLog {
         ChangeLog { base: revision, ..ChangeLog::default() }
     }
 
-    pub fn push(&mut self, change: MetaChange) {
-        let bytes = change.encoded_len() + size_of::<MetaChange>();
-        self.bytes += bytes;
-        self.changes.push_back((change, bytes));
+    pub fn push(&mut self, change: &MetaChange) {
+        let encoded = Bytes::from(change.encode_to_vec());
+        self.bytes += cost(&encoded);
+        self.changes.push_back((change.revision, encoded));
         while self.changes.len() > CHANGES_MAX || self.bytes > CHANGES_BYTES_MAX {
-            let Some((old, bytes)) = self.changes.pop_front() else { break };
-            self.base = old.revision;
-            self.bytes -= bytes;
+            let Some((revision, old)) = self.changes.pop_front() else { break };
+            self.base = revision;
+            self.bytes -= cost(&old);
         }
     }
 
@@ -45,7 +47,13 @@ impl ChangeLog {
         if revision.0 < self.base {
             return Err(Reset { oldest: Revision(self.base) });
         }
-        let first = self.changes.partition_point(|(change, _)| change.revision <= revision.0);
-        Ok(self.changes.iter().skip(first).map(|(change, _)| change.clone()).collect())
+        let first = self.changes.partition_point(|(known, _)| *known <= revision.0);
+        let decoded = self.changes.iter().skip(first).map(|(_, change)| MetaChange::decode(change.clone()));
+        // Not even a change that cannot be read may leave a gap.
+        decoded.collect::<Result<_, _>>().map_err(|_| Reset { oldest: Revision(self.base) })
     }
+}
+
+fn cost(change: &Bytes) -> usize {
+    change.len() + size_of::<(u64, Bytes)>()
 }

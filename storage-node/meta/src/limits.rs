@@ -48,4 +48,4 @@ pub const IDENTITY_BYTES_MAX: usize = 64;
 /// Changes that are remembered for watchers.
 pub const CHANGES_MAX: usize = 16_384;
 /// Their bytes, about.
-pub const CHANGES_BYTES_MAX: usize = 8 << 20;
+pub const CHANGES_BYTES_MAX: usize = 4 << 20;

@@ -202,7 +202,7 @@ impl Meta {
     fn tell(&mut self, change: Change) {
         self.numbers.revision += 1;
         let change = MetaChange { revision: self.numbers.revision, change: Some(change) };
-        self.log.push(change.clone());
+        self.log.push(&change);
         self.fresh.push(change);
     }
 

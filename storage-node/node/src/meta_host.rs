@@ -208,7 +208,7 @@ impl MetaHost {
         }
         if let Entry::Vacant(vacant) = self.watchers.entry(watch) {
             vacant.insert(Watcher { session, sent: Revision(up.applied), heard: 0, answered: 0 });
-            if up.applied == 0 || self.meta.changes_since(Revision(up.applied)).is_err() {
+            if up.applied == 0 {
                 self.send_whole(watch, out);
             } else {
                 self.changed = true;
