@@ -70,7 +70,8 @@ pub async fn submit(
                 let node_item::Item::Outcome(outcome) = item else { continue };
                 match outcome.result {
                     Some(batch_outcome::Result::Outcomes(_)) => return Ok(()),
-                    // Its session is being opened in the shard: once more, as a gateway does.
+                    // Its session is being opened in the shard, which nothing tells: once more after a pause, as a
+                    // gateway does, until the patience is over.
                     Some(batch_outcome::Result::Refused(_) | batch_outcome::Result::Expected(_)) => {
                         tokio::time::sleep(Duration::from_millis(50)).await;
                         send(gateway_item::Item::Submit(submit.clone())).await?;

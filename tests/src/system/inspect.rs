@@ -159,8 +159,12 @@ pub async fn transfer(cluster: &Cluster, shard: u32, to: usize) -> Result<()> {
         if !reply.started {
             bail!("{}", reply.message);
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        Ok(None)
+        // Asked again at once, the leader would begin the transfer anew; asked only once, it may have given it up.
+        until("the transfer that was begun", Duration::from_secs(2), async || {
+            Ok((leader(cluster, shard).await? == to).then_some(()))
+        })
+        .await?;
+        Ok(Some(()))
     })
     .await
 }

@@ -130,6 +130,7 @@ async fn publish(
         let address = &addresses[turn % addresses.len()];
         let one = publish_on(address, &queue, &ledger, &mut stopped, &mut number);
         if one.await.is_err() {
+            // A gateway that is down refuses at once: without a pause this would spin.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -175,6 +176,7 @@ async fn publish_on(
             persistent(),
         );
         waiting.push_back((this, sent_at, tokio::time::timeout(PATIENCE, sent).await??));
+        // The load's rate: the faults are to meet a steady stream, not a system at its limit.
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -182,6 +184,7 @@ async fn publish_on(
 async fn consume_all(addresses: Vec<String>, queue: String, ledger: Arc<Mutex<Ledger>>) {
     for turn in 1.. {
         let _ = consume_on(&addresses[turn % addresses.len()], &queue, &ledger).await;
+        // As above: a gateway that is down refuses at once.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

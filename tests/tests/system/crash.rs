@@ -110,6 +110,7 @@ fn fault_nothing_is_confirmed_without_a_majority() -> Result<()> {
                     !load.confirmed_since(lost),
                     "a message that was sent without a majority was confirmed"
                 );
+                // That nothing is confirmed has no event to wait for: the time itself is tested.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             for n in down {
@@ -137,6 +138,7 @@ fn fault_each_process_paused_for_a_while() -> Result<()> {
             node.signal("STOP")?;
             let stopped = Instant::now();
             println!("node {n} stopped: writes went on after {:?}", load.goes_on(goes_on()).await?);
+            // How long a process is stopped is the fault itself: long enough that others take over and go far ahead.
             tokio::time::sleep(pause().saturating_sub(stopped.elapsed())).await;
             node.signal("CONT")?;
             println!("node {n} goes on: writes after {:?}", load.goes_on(goes_on()).await?);
@@ -149,6 +151,7 @@ fn fault_each_process_paused_for_a_while() -> Result<()> {
                 "gateway {n} stopped: writes went on after {:?}",
                 load.goes_on(goes_on() + NOTICES).await?
             );
+            // As above: a gateway that was long away comes back.
             tokio::time::sleep(pause()).await;
             gateway.signal("CONT")?;
             load.confirms(BETWEEN, goes_on() + NOTICES).await?;
