@@ -107,16 +107,6 @@ impl SimDisk {
         self.lock().content(path)
     }
 
-    /// Each sync costs this many microseconds (a counter only, see [`SimDisk::spent_us`]).
-    pub fn set_sync_cost_us(&self, us: u64) {
-        self.lock().sync_cost_us = us;
-    }
-
-    /// Microseconds that all syncs so far would have taken; the simulation turns the growth into waiting.
-    pub fn spent_us(&self) -> u64 {
-        self.lock().spent_us
-    }
-
     /// Starts or stops keeping a log of operations (the newest 100,000).
     pub fn keep_records(&self, keep: bool) {
         self.lock().keep_records = keep;

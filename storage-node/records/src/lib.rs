@@ -21,8 +21,8 @@
 //!    [`Records::applied`] (and settled, dropped) for every entry above it, as at any other time.
 //! 2. Checkpoint at an applied index: [`Records::flush`] and its job first; write it once [`Records::rows_durable`] has reached the
 //!    index; then [`Records::uploads_from`]. The node log must not compact below the oldest piece of an open upload.
-//! 3. Node log: [`Records::segment_sealed`], [`Records::segment_retired`], [`Records::truncated`]; now and then
-//!    [`Records::removable`], and [`Records::segment_removed`] for what the log has let go.
+//! 3. Node log: [`Records::segment_sealed`], [`Records::segment_retired`]; now and then [`Records::removable`],
+//!    and [`Records::segment_removed`] for what the log has let go.
 //! 4. Snapshot received: [`Records::missing`], fetch, [`Records::import`] until nothing is missing; `flush`; [`Records::recover`].
 //! 5. [`Records::next_job`] about once a second and after each finished job; after a failed one wait before asking again.
 //!

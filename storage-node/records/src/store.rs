@@ -297,13 +297,4 @@ impl Records {
         segment.sealed = true;
         segment.retired = true;
     }
-
-    /// Entries of the group from `from` on were overwritten: sealed segments need not wait for them.
-    pub fn truncated(&mut self, group: ShardId, from: Index) {
-        let below = Index(from.0.saturating_sub(1));
-        for segment in self.segments.values_mut().filter(|segment| segment.sealed) {
-            let of_group = segment.last.iter_mut().filter(|(id, last)| *id == group && *last > below);
-            of_group.for_each(|(_, last)| *last = below);
-        }
-    }
 }

@@ -5,7 +5,7 @@ use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions};
 use lapin::options::{ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer, PublisherConfirm};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -90,6 +90,11 @@ pub async fn declare(channel: &Channel, queue: &str) -> Result<()> {
     Ok(())
 }
 
+/// Publishes a persistent message to a queue; the answer resolves when it is confirmed.
+pub async fn publish(channel: &Channel, queue: &str, body: &[u8]) -> lapin::Result<PublisherConfirm> {
+    channel.basic_publish("".into(), queue.into(), BasicPublishOptions::default(), body, persistent()).await
+}
+
 /// Publishes messages `numbers` of `bytes` each to a durable queue; returns when all are confirmed.
 pub async fn fill(
     addresses: &[String],
@@ -103,15 +108,7 @@ pub async fn fill(
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let mut waiting = VecDeque::new();
     for number in numbers {
-        let body = body(number, bytes);
-        let sent = channel.basic_publish(
-            "".into(),
-            queue.into(),
-            BasicPublishOptions::default(),
-            &body,
-            persistent(),
-        );
-        waiting.push_back(sent.await?);
+        waiting.push_back(publish(&channel, queue, &body(number, bytes)).await?);
         if waiting.len() >= WINDOW
             && let Some(oldest) = waiting.pop_front()
         {

@@ -202,15 +202,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Fails if a process that should run has ended by itself.
-    pub fn check_alive(&mut self) -> Result<()> {
-        let all = self.nodes.iter_mut().chain(&mut self.gateways).flatten();
-        for process in all {
-            anyhow::ensure!(process.runs(), "{process:?} ended by itself");
-        }
-        Ok(())
-    }
-
     /// Bytes that a node's data directory takes on disk.
     pub fn disk_bytes(&self, n: usize) -> u64 {
         disk_bytes(&self.data_dir(n))

@@ -2,11 +2,11 @@
 //!
 //! Every message has a number of its own and is sent once: one without a confirm is unknown and never counts.
 
-use super::client::{body, connect_once, consume, declare, number_of, persistent};
+use super::client::{self, body, connect_once, consume, declare, number_of};
 use super::until;
 use anyhow::{Result, bail, ensure};
 use futures_util::StreamExt;
-use lapin::options::{BasicAckOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicAckOptions, ConfirmSelectOptions};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -168,13 +168,7 @@ async fn publish_on(
         let (sent_at, this) = (Instant::now(), *number);
         *number += 1;
         let body = body(this, BODY_BYTES);
-        let sent = channel.basic_publish(
-            "".into(),
-            queue.into(),
-            BasicPublishOptions::default(),
-            &body,
-            persistent(),
-        );
+        let sent = client::publish(&channel, queue, &body);
         waiting.push_back((this, sent_at, tokio::time::timeout(PATIENCE, sent).await??));
         // The load's rate: the faults are to meet a steady stream, not a system at its limit.
         tokio::time::sleep(PAUSE).await;

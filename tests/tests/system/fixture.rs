@@ -12,7 +12,8 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use longshore_tests::system::admin::admin;
 use longshore_tests::system::client::{
-    body, connect, connect_as, consume, declare, drain, fill, next, number_of, persistent, reply_code,
+    body, connect, connect_as, consume, declare, drain, fill, next, number_of, persistent, publish,
+    reply_code,
 };
 use longshore_tests::system::cluster::Cluster;
 use longshore_tests::system::{inspect, run, until};
@@ -65,9 +66,7 @@ async fn make_garbage(cluster: &Cluster, connection: &lapin::Connection) -> Resu
     declare(&channel, "large").await?;
     channel.confirm_select(Default::default()).await?;
     for number in 0..LARGE {
-        let text = large(number);
-        let sent = channel.basic_publish("".into(), "large".into(), Default::default(), &text, persistent());
-        ensure!(sent.await?.await?.is_ack(), "a publish was refused");
+        ensure!(publish(&channel, "large", &large(number)).await?.await?.is_ack(), "a publish was refused");
     }
     let (channel, mut consumer) = consume(connection, "large", u16::try_from(LARGE)?).await?;
     for number in 0..LARGE {

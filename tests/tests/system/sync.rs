@@ -2,8 +2,8 @@
 //! message's bytes to a file and then synced that file. (kill -9 alone proves no sync: the page cache survives it.)
 
 use anyhow::{Context, Result, bail, ensure};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use longshore_tests::system::client::{connect, declare, persistent};
+use lapin::options::ConfirmSelectOptions;
+use longshore_tests::system::client::{connect, declare, publish};
 use longshore_tests::system::cluster::Cluster;
 use longshore_tests::system::process::Process;
 use longshore_tests::system::run;
@@ -109,14 +109,7 @@ fn sync_every_confirm_follows_a_sync_on_two_nodes() -> Result<()> {
         let mut confirmed = Vec::new();
         for number in 0..MESSAGES {
             let body = marker(number).into_bytes();
-            let sent = channel.basic_publish(
-                "".into(),
-                "q".into(),
-                BasicPublishOptions::default(),
-                &body,
-                persistent(),
-            );
-            ensure!(sent.await?.await?.is_ack(), "a publish was refused");
+            ensure!(publish(&channel, "q", &body).await?.await?.is_ack(), "a publish was refused");
             confirmed.push(now_s());
         }
         // The third node may still be writing: the traces are read as they are.

@@ -388,11 +388,6 @@ impl<O: Clone> Consumers<O> {
         self.consumers.remove(&id).map(|consumer| consumer.owner)
     }
 
-    /// The consumer's log.
-    pub fn log_of(&self, id: u64) -> Option<LogId> {
-        self.consumers.get(&id).map(|consumer| consumer.wanted.log)
-    }
-
     /// Consumers of logs that satisfy `which`, sorted.
     pub fn of_logs(&self, which: impl Fn(LogId) -> bool) -> Vec<(u64, LogId)> {
         let chosen = self.consumers.iter().filter(|(_, c)| which(c.wanted.log));

@@ -73,7 +73,7 @@ impl Cluster {
             nodes: ids().map(|n| (n, Node::new(n, seed ^ u64::from(n.0) << 20))).collect(),
             history: History::default(),
             weather: CALM,
-            rng: Rng(seed),
+            rng: Rng::new(seed),
             cut: BTreeSet::new(),
             acked: BTreeMap::new(),
             snapshots_installed: 0,

@@ -47,8 +47,6 @@ pub(super) struct State {
     pub(super) faults: Vec<Fault>,
     pub(super) struck: u64,
     pub(super) capacity: Option<u64>,
-    pub(super) sync_cost_us: u64,
-    pub(super) spent_us: u64,
     pub(super) keep_records: bool,
     pub(super) records: VecDeque<Record>,
     pub(super) rng: Rng,
@@ -310,7 +308,6 @@ impl State {
         if dies_inside && self.rng.one_in(2) {
             return Err(dead());
         }
-        self.spent_us += self.sync_cost_us;
         let effect = self.strike(Operation::Sync, path);
         self.record(Operation::Sync, path, 0, 0, effect.is_none());
         let file = self.file_mut(inode)?;

@@ -9,7 +9,7 @@ const SESSION: SessionId = SessionId(3);
 const LINK: LinkId = LinkId(5);
 const LOG: LogId = LogId(7);
 
-fn row(offset: u64) -> Row {
+pub(super) fn row(offset: u64) -> Row {
     Row {
         log: LOG,
         offset: Offset(offset),

@@ -110,19 +110,3 @@ fn a_full_disk_refuses_work_and_harms_nothing() {
     assert!(!world.records.holds(SegmentId(1)));
     assert!(read(&mut world.records, LogId(1), 39).unwrap().is_some());
 }
-
-#[test]
-fn an_overwritten_end_does_not_hold_back_a_segments_index() {
-    let mut world = filled(small(), 5, b"x");
-    let info = SegmentInfo {
-        id: SegmentId(1),
-        bytes: 1,
-        sealed: true,
-        retired: false,
-        last: vec![(GROUP, Index(9))],
-    };
-    world.records.segment_sealed(&info);
-    assert!(world.records.next_job().is_none());
-    world.records.truncated(GROUP, Index(6));
-    assert_eq!(world.records.next_job().unwrap().what(), What::Index);
-}

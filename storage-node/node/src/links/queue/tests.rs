@@ -1,26 +1,9 @@
 //! Tests of the queue of deliveries that wait for bodies.
 
 use super::*;
-use longshore_wire::row::{NEVER, Source};
-use longshore_wire::{Index, LogTime};
+use crate::links::tests::row;
 
 const NONE: [u64; 0] = [];
-
-fn row(offset: u64) -> Row {
-    Row {
-        log: LogId(7),
-        offset: Offset(offset),
-        count: 1,
-        time: LogTime(1),
-        client_time_ms: 0,
-        due: LogTime(0),
-        expiry: NEVER,
-        priority: 0,
-        key_hash: 0,
-        record: Source { index: Index(1), start: 0, len: 1 },
-        parts: Vec::new(),
-    }
-}
 
 fn slot(offset: u64, consumer: u64) -> Slot {
     let delivery = v1::Delivery { consumer, offset, ..v1::Delivery::default() };
