@@ -1,5 +1,5 @@
 //! Delivery on a shard's leader: who holds which message until when, who gets the next one. Pure: events in, actions
-//! out, time is a parameter; volatile: nothing here survives the leader (DESIGN 3.4).
+//! out, time is a parameter; volatile: nothing here survives the leader.
 //!
 //! # What the caller does
 //!

@@ -1,4 +1,4 @@
-//! The numbered batches of one session to one shard: exactly one hand-over (DESIGN 3.3).
+//! The numbered batches of one session to one shard: exactly one hand-over.
 //!
 //! Danger: two batches under one number, or one message under two, is a loss or a doubling that nobody sees.
 //! Called by `shard.rs` of the runtime, and by the simulation.
