@@ -5,10 +5,13 @@ use crate::engine::Engine;
 use crate::lease::RENEW_EVERY;
 use futures_util::stream;
 use longshore_proto::v1;
+use longshore_proto::v1::meta_client::MetaClient;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tonic::Streaming;
+use tonic::transport::Channel;
 
 /// Without an answer to a renewal for so long, another node is tried.
 const SILENT_MAX: Duration = Duration::from_millis(1500);
@@ -54,9 +57,10 @@ impl Renewals {
     }
 }
 
+/// One stream to one node; `Ok` when the lease is lost, `Err` when another node is to be tried.
 async fn follow(core: &Core, engine: &Arc<Engine>, renewals: &mut Renewals) -> Result<(), String> {
-    let (address, mut rpc) = core.client.connect()?;
-    let (up, mut receiver) = mpsc::channel(UP_MAX);
+    let (address, rpc) = core.client.connect()?;
+    let (up, receiver) = mpsc::channel(UP_MAX);
     renewals.sent.clear();
     let message = |renewal: u64| v1::WatchUp {
         applied: core.view.revision(),
@@ -65,19 +69,7 @@ async fn follow(core: &Core, engine: &Arc<Engine>, renewals: &mut Renewals) -> R
         node: 0,
     };
     up.try_send(message(renewals.next())).map_err(|e| e.to_string())?;
-    let outgoing = stream::poll_fn(move |context| receiver.poll_recv(context));
-    let opened = tokio::time::timeout(SILENT_MAX, rpc.watch(outgoing)).await;
-    let mut inbound = match opened {
-        Ok(Ok(response)) => response.into_inner(),
-        Ok(Err(status)) => {
-            core.client.not_leader(&address, None);
-            return Err(status.to_string());
-        }
-        Err(_) => {
-            core.client.not_leader(&address, None);
-            return Err("no answer in time".into());
-        }
-    };
+    let mut inbound = open(core, &address, rpc, receiver).await?;
     let mut renew = tokio::time::interval(RENEW_EVERY);
     renew.tick().await;
     let mut look = tokio::time::interval(SILENT_MAX / 5);
@@ -96,19 +88,7 @@ async fn follow(core: &Core, engine: &Arc<Engine>, renewals: &mut Renewals) -> R
                 }
             }
             down = inbound.message() => {
-                let failed = |status: tonic::Status| {
-                    core.client.not_leader(&address, None);
-                    status.to_string()
-                };
-                let Some(down) = down.map_err(failed)? else {
-                    core.client.not_leader(&address, None);
-                    return Err("the stream was closed".into());
-                };
-                if let Some(told) = &down.not_leader {
-                    core.client.not_leader(&address, Some(told));
-                    return Err("not the leader".into());
-                }
-                core.client.is_leader(&address);
+                let down = from_leader(core, &address, down)?;
                 if down.lease_lost {
                     engine.lease.lose();
                     return Ok(());
@@ -125,4 +105,40 @@ async fn follow(core: &Core, engine: &Arc<Engine>, renewals: &mut Renewals) -> R
             }
         }
     }
+}
+
+/// Opens the stream; a node that refuses it or is silent is not taken for the leader any more.
+async fn open(
+    core: &Core,
+    address: &str,
+    mut rpc: MetaClient<Channel>,
+    mut outgoing: mpsc::Receiver<v1::WatchUp>,
+) -> Result<Streaming<v1::WatchDown>, String> {
+    let outgoing = stream::poll_fn(move |context| outgoing.poll_recv(context));
+    let why = match tokio::time::timeout(SILENT_MAX, rpc.watch(outgoing)).await {
+        Ok(Ok(response)) => return Ok(response.into_inner()),
+        Ok(Err(status)) => status.to_string(),
+        Err(_) => "no answer in time".into(),
+    };
+    core.client.not_leader(address, None);
+    Err(why)
+}
+
+/// What the stream brought, if it comes from the leader; else the next attempt goes to another node.
+fn from_leader(
+    core: &Core,
+    address: &str,
+    down: Result<Option<v1::WatchDown>, tonic::Status>,
+) -> Result<v1::WatchDown, String> {
+    let (told, why) = match down {
+        Ok(Some(v1::WatchDown { not_leader: Some(told), .. })) => (Some(told), "not the leader".into()),
+        Ok(Some(down)) => {
+            core.client.is_leader(address);
+            return Ok(down);
+        }
+        Ok(None) => (None, "the stream was closed".into()),
+        Err(status) => (None, status.to_string()),
+    };
+    core.client.not_leader(address, told.as_ref());
+    Err(why)
 }

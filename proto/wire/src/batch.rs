@@ -167,19 +167,7 @@ fn put_item(item: &Item, out: &mut BytesMut) {
         }
         Item::Settle(settle) => {
             cursor_of(out, settle.log, settle.cursor);
-            out.put_u64_le(settle.term.0);
-            put_ranges(&settle.acked, out);
-            out.put_u32_le(settle.returned.len() as u32);
-            for returned in &settle.returned {
-                out.put_u64_le(returned.offset.0);
-                out.put_u64_le(returned.lease.0);
-                out.put_u8(u8::from(returned.counted));
-            }
-            out.put_u32_le(settle.dead.len() as u32);
-            for (offset, reason) in &settle.dead {
-                out.put_u64_le(offset.0);
-                out.put_u8(*reason as u8);
-            }
+            put_settled(settle, out);
         }
         Item::CreateLog { log, spec } => {
             out.put_u64_le(log.0);
@@ -219,6 +207,23 @@ fn put_item(item: &Item, out: &mut BytesMut) {
             out.put_u64_le(log.0);
             out.put_u64_le(start.0);
         }
+    }
+}
+
+/// What follows the log and the cursor of a settle.
+fn put_settled(settle: &Settle, out: &mut BytesMut) {
+    out.put_u64_le(settle.term.0);
+    put_ranges(&settle.acked, out);
+    out.put_u32_le(settle.returned.len() as u32);
+    for returned in &settle.returned {
+        out.put_u64_le(returned.offset.0);
+        out.put_u64_le(returned.lease.0);
+        out.put_u8(u8::from(returned.counted));
+    }
+    out.put_u32_le(settle.dead.len() as u32);
+    for (offset, reason) in &settle.dead {
+        out.put_u64_le(offset.0);
+        out.put_u8(*reason as u8);
     }
 }
 

@@ -193,9 +193,6 @@ impl Meta {
 
     /// Takes one page in; the answer is the key that its value belongs to.
     fn take_page(&mut self, key: &Bytes, value: Bytes) -> Result<PageKey, RestoreError> {
-        fn read<M: Message + Default>(key: &Bytes, value: Bytes) -> Result<M, RestoreError> {
-            M::decode(value).map_err(|error| RestoreError::Value { key: key.clone(), error })
-        }
         Ok(match key.first() {
             Some(b'0') => {
                 self.numbers = read(key, value)?;
@@ -263,4 +260,8 @@ impl Meta {
             _ => return Err(RestoreError::Kind(key.clone())),
         })
     }
+}
+
+fn read<M: Message + Default>(key: &Bytes, value: Bytes) -> Result<M, RestoreError> {
+    M::decode(value).map_err(|error| RestoreError::Value { key: key.clone(), error })
 }

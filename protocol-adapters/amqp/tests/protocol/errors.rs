@@ -14,8 +14,11 @@ fn exchange(name: &str, kind: &str) -> ExchangeDeclare {
     ExchangeDeclare { exchange: short(name), kind: short(kind), ..Default::default() }
 }
 
-/// Methods that close their channel, with code and text.
-fn channel_errors() -> Vec<(Method, u16, &'static str)> {
+/// A method that closes its channel, with code and text.
+type Closing = (Method, u16, &'static str);
+
+/// Of queues.
+fn queue_errors() -> Vec<Closing> {
     let q = || short("q");
     let none = || short("none");
     vec![
@@ -50,6 +53,34 @@ fn channel_errors() -> Vec<(Method, u16, &'static str)> {
             "PRECONDITION_FAILED - arg 'x-max-length' for queue 'new' in vhost '/' is not supported yet",
         ),
         (
+            QueuePurge { queue: none(), ..Default::default() }.into(),
+            404,
+            "NOT_FOUND - no queue 'none' in vhost '/'",
+        ),
+        (
+            QueueDelete { queue: q(), if_empty: true, ..Default::default() }.into(),
+            406,
+            "PRECONDITION_FAILED - queue 'q' in vhost '/' not empty",
+        ),
+        (
+            QueueDelete { queue: short("used"), if_unused: true, ..Default::default() }.into(),
+            406,
+            "PRECONDITION_FAILED - queue 'used' in vhost '/' in use",
+        ),
+        (
+            QueueDeclare { passive: true, ..declare("amq.rabbitmq.reply-to.gone") }.into(),
+            404,
+            "NOT_FOUND - no queue 'amq.rabbitmq.reply-to.gone' in vhost '/'",
+        ),
+    ]
+}
+
+/// Of bindings.
+fn bind_errors() -> Vec<Closing> {
+    let q = || short("q");
+    let none = || short("none");
+    vec![
+        (
             QueueBind { queue: none(), exchange: short("amq.direct"), ..Default::default() }.into(),
             404,
             "NOT_FOUND - no queue 'none' in vhost '/'",
@@ -75,21 +106,12 @@ fn channel_errors() -> Vec<(Method, u16, &'static str)> {
             406,
             "PRECONDITION_FAILED - Invalid x-match field value",
         ),
-        (
-            QueuePurge { queue: none(), ..Default::default() }.into(),
-            404,
-            "NOT_FOUND - no queue 'none' in vhost '/'",
-        ),
-        (
-            QueueDelete { queue: q(), if_empty: true, ..Default::default() }.into(),
-            406,
-            "PRECONDITION_FAILED - queue 'q' in vhost '/' not empty",
-        ),
-        (
-            QueueDelete { queue: short("used"), if_unused: true, ..Default::default() }.into(),
-            406,
-            "PRECONDITION_FAILED - queue 'used' in vhost '/' in use",
-        ),
+    ]
+}
+
+/// Of exchanges.
+fn exchange_errors() -> Vec<Closing> {
+    vec![
         (
             ExchangeDeclare { passive: true, ..exchange("none", "direct") }.into(),
             404,
@@ -116,6 +138,18 @@ fn channel_errors() -> Vec<(Method, u16, &'static str)> {
             "ACCESS_REFUSED - deletion of system exchange 'amq.direct' in vhost '/' not allowed",
         ),
         (
+            ExchangeDeclare { passive: true, ..exchange("", "direct") }.into(),
+            403,
+            "ACCESS_REFUSED - operation not permitted on the default exchange",
+        ),
+    ]
+}
+
+/// Of consumers.
+fn consume_errors() -> Vec<Closing> {
+    let none = || short("none");
+    vec![
+        (
             BasicConsume { queue: none(), ..Default::default() }.into(),
             404,
             "NOT_FOUND - no queue 'none' in vhost '/'",
@@ -136,6 +170,18 @@ fn channel_errors() -> Vec<(Method, u16, &'static str)> {
             "PRECONDITION_FAILED - reply consumer cannot acknowledge",
         ),
         (BasicConsume::default().into(), 404, "NOT_FOUND - no previously declared queue"),
+        (
+            BasicConsume { queue: short("single"), exclusive: true, ..Default::default() }.into(),
+            403,
+            "ACCESS_REFUSED - queue 'single' in vhost '/' in exclusive use",
+        ),
+    ]
+}
+
+/// Of gets, acknowledgements and transactions.
+fn message_errors() -> Vec<Closing> {
+    let none = || short("none");
+    vec![
         (
             BasicGet { queue: none(), ..Default::default() }.into(),
             404,
@@ -164,21 +210,6 @@ fn channel_errors() -> Vec<(Method, u16, &'static str)> {
             "PRECONDITION_FAILED - unknown delivery tag 0",
         ),
         (TxCommit {}.into(), 406, "PRECONDITION_FAILED - channel is not transactional"),
-        (
-            ExchangeDeclare { passive: true, ..exchange("", "direct") }.into(),
-            403,
-            "ACCESS_REFUSED - operation not permitted on the default exchange",
-        ),
-        (
-            QueueDeclare { passive: true, ..declare("amq.rabbitmq.reply-to.gone") }.into(),
-            404,
-            "NOT_FOUND - no queue 'amq.rabbitmq.reply-to.gone' in vhost '/'",
-        ),
-        (
-            BasicConsume { queue: short("single"), exclusive: true, ..Default::default() }.into(),
-            403,
-            "ACCESS_REFUSED - queue 'single' in vhost '/' in exclusive use",
-        ),
     ]
 }
 
@@ -194,7 +225,8 @@ async fn channel_errors_close_the_channel_and_nothing_else() {
     client.declare(9, "used").await;
     client.publish(9, "q", b"m").await;
     client.consume(9, "used", false).await;
-    for (method, code, text) in channel_errors() {
+    let all = [queue_errors(), bind_errors(), exchange_errors(), consume_errors(), message_errors()];
+    for (method, code, text) in all.into_iter().flatten() {
         client.open(1).await;
         client.send(1, method.clone()).await;
         // What follows on the channel is dropped, the declare too.

@@ -206,6 +206,22 @@ impl Model {
         self.world.delivery.attach(self.world.now, attach, &self.world.shard);
     }
 
+    fn detach(&mut self, session: u8, consumer: u64, keep: bool) {
+        self.world.delivery.detach(self.world.now, self.key(session, consumer), keep);
+        let gateway = &mut self.gateways[usize::from(session)];
+        if gateway.consumers.remove(&consumer).is_some() && !keep {
+            gateway.held.retain(|_, (_, _, owner)| *owner != consumer);
+        }
+    }
+
+    fn credit(&mut self, session: u8, consumer: u64, more: u64) {
+        let key = self.key(session, consumer);
+        if let Some((granted, _)) = self.gateways[usize::from(session)].consumers.get_mut(&consumer) {
+            *granted += more;
+            self.world.delivery.credit(key, *granted, u64::MAX);
+        }
+    }
+
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Publish { n, ttl, delay } => {
@@ -220,21 +236,10 @@ impl Model {
                 self.attach(session, u64::from(consumer), u64::from(credit), lease);
             }
             Step::Detach { session, consumer, keep } => {
-                let key = self.key(session, u64::from(consumer));
-                self.world.delivery.detach(self.world.now, key, keep);
-                let gateway = &mut self.gateways[usize::from(session)];
-                if gateway.consumers.remove(&key.consumer).is_some() && !keep {
-                    gateway.held.retain(|_, (_, _, owner)| *owner != key.consumer);
-                }
+                self.detach(session, u64::from(consumer), keep);
             }
             Step::Credit { session, consumer, more } => {
-                let key = self.key(session, u64::from(consumer));
-                if let Some((granted, _)) =
-                    self.gateways[usize::from(session)].consumers.get_mut(&key.consumer)
-                {
-                    *granted += u64::from(more);
-                    self.world.delivery.credit(key, *granted, u64::MAX);
-                }
+                self.credit(session, u64::from(consumer), u64::from(more));
             }
             Step::Ack { session, nth } => {
                 if let Some(at) = self.nth_held(session, nth)
@@ -281,7 +286,11 @@ impl Model {
             }
         }
         self.pump();
-        // What was settled meanwhile by others (a purge, a rewind) is held by nobody.
+        self.forget_settled();
+    }
+
+    /// What was settled meanwhile by others (a purge, a rewind) is held by nobody.
+    fn forget_settled(&mut self) {
         let held: Vec<Offset> = self.gateways.iter().flat_map(|g| g.held.keys().copied()).collect();
         let settled: Vec<Offset> = held.into_iter().filter(|at| self.is_settled(*at)).collect();
         for at in settled {
