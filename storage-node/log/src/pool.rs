@@ -241,12 +241,16 @@ pub(crate) fn write_zeros(file: &dyn DiskFile, from: u64, end: u64) -> io::Resul
     let (first, last) = (from.next_multiple_of(page).min(end), end - end % page);
     let few = [0; PAGE_BYTES];
     file.write_at(&[IoSlice::new(&few[..(first - from) as usize])], from)?;
-    let mut zeros = PageBuf::new(ZEROS_PAGES);
     let all = vec![0; ZEROS_PAGES * PAGE_BYTES];
+    let mut zeros = PageBuf::new(ZEROS_PAGES);
+    zeros.put(&all);
     let mut at = first;
     while at < last {
-        zeros.keep(0, 0);
-        zeros.put(&all[..(last - at).min(all.len() as u64) as usize]);
+        let rest = (last - at) as usize;
+        if rest < all.len() {
+            zeros.keep(0, 0);
+            zeros.put(&all[..rest]);
+        }
         file.write_pages(&zeros, at)?;
         at += zeros.len() as u64;
     }
