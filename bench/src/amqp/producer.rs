@@ -22,6 +22,8 @@ pub const CONFIRM_TIME: Duration = Duration::from_secs(60);
 const OUT_BYTES_MAX: usize = 128 << 10;
 /// Larger messages are not copied into the out-buffer, and carry no stamp.
 const COPY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a large message that are written before the other connections have their turn.
+const TURN_BYTES_MAX: usize = 256 << 10;
 pub(super) const READ_BYTES: usize = 64 << 10;
 
 /// When a producer measures, and when it stops.
@@ -54,6 +56,17 @@ pub struct Produced {
     pub latency: Histogram,
     /// Why it ended early.
     pub error: Option<String>,
+}
+
+/// How far a flush came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flushed {
+    /// Nothing is left.
+    All,
+    /// The others' turn.
+    Turn,
+    /// The socket takes no more.
+    Blocked,
 }
 
 /// Publishes in flight: tag to send time, in a ring.
@@ -186,9 +199,14 @@ impl Producer {
             } else if self.flight.open == 0 {
                 return Ok(());
             }
-            let written_all = self.flush()?;
+            let flushed = self.flush()?;
             self.read()?;
-            if publishing && written_all && self.flight.has_room() {
+            let more = match flushed {
+                Flushed::All => publishing && self.flight.has_room(),
+                Flushed::Turn => true,
+                Flushed::Blocked => false,
+            };
+            if more {
                 // Others run too: one thread carries all connections.
                 tokio::task::yield_now().await;
                 continue;
@@ -225,23 +243,32 @@ impl Producer {
         }
     }
 
-    /// Writes what can be written; answers whether nothing is left.
-    fn flush(&mut self) -> Result<bool> {
+    /// Writes what can be written, of a large message only a turn's share: a socket whose other end reads as fast as this one
+    /// writes would keep the thread for the whole message, and the small producer's latency would be the driver's own.
+    fn flush(&mut self) -> Result<Flushed> {
+        let mut turn = TURN_BYTES_MAX;
         while self.has_output() {
             let small = self.out.get(self.written..).unwrap_or_default();
-            let bytes = if small.is_empty() { &self.large[..] } else { small };
+            let of_large = &self.large[..self.large.len().min(turn)];
+            let bytes = if small.is_empty() { of_large } else { small };
             match self.connection.stream.try_write(bytes) {
-                Ok(n) if small.is_empty() => self.large.advance(n),
+                Ok(n) if small.is_empty() => {
+                    self.large.advance(n);
+                    turn -= n;
+                }
                 Ok(n) => self.written += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flushed::Blocked),
                 Err(error) => return Err(error.into()),
             }
             if self.written == self.out.len() {
                 self.out.clear();
                 self.written = 0;
             }
+            if turn == 0 {
+                return Ok(Flushed::Turn);
+            }
         }
-        Ok(true)
+        Ok(Flushed::All)
     }
 
     /// Reads what is there, once, and enters the confirms in it.
