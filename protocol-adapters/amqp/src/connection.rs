@@ -26,6 +26,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// Bytes of the smallest and the largest read.
 const READ_BYTES_MIN: usize = 2 << 10;
 const READ_BYTES_MAX: usize = 128 << 10;
+/// Bytes read and written before the other connections of the thread have their turn. The runtime's own budget counts calls,
+/// and calls as large as these would hold a thread for several milliseconds while a large body comes or goes.
+const TURN_BYTES_MAX: usize = 512 << 10;
 /// Slices of one vectored write.
 const SLICES_MAX: usize = 64;
 /// Events taken before what they said is written.
@@ -155,6 +158,8 @@ struct Task<S, B: Backend> {
     /// Bytes were written that the stream may still hold.
     unflushed: bool,
     read_bytes: usize,
+    /// Read and written since the others had their turn.
+    turn_bytes: usize,
     began: Instant,
     last_read: Instant,
     last_write: Instant,
@@ -201,6 +206,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             events_ended: false,
             unflushed: false,
             read_bytes: READ_BYTES_MIN,
+            turn_bytes: 0,
             began: now,
             last_read: now,
             last_write: now,
@@ -228,6 +234,10 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             let wake = self.wait(&mut shutdown).await;
             if let Err(ended) = self.woken(wake) {
                 return ended;
+            }
+            if self.turn_bytes >= TURN_BYTES_MAX {
+                self.turn_bytes = 0;
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -342,6 +352,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             Ok(n) => {
                 self.unflushed = n > 0;
                 self.session.out.advance(n);
+                self.turn_bytes += n;
                 self.last_write = Instant::now();
                 Ok(())
             }
@@ -356,6 +367,7 @@ impl<S: AsyncRead + AsyncWrite + Send + 'static, B: Backend> Task<S, B> {
             }
             Ok(0) => Err(Ended::Closed),
             Ok(n) => {
+                self.turn_bytes += n;
                 self.last_read = Instant::now();
                 if n >= self.read_bytes {
                     self.read_bytes = (self.read_bytes * 2).min(READ_BYTES_MAX);
