@@ -14,7 +14,7 @@ use crate::metadata::Metadata;
 use crate::outbox::Outbox;
 use crate::requests::{Leased, Reply, Requests};
 use crate::session::consumers::AttachResult;
-use crate::shard::{Owner, Shard, message};
+use crate::shard::{Appends, Owner, Shard, message};
 use crate::transients::Transients;
 use bytes::Bytes;
 use longshore_proto::v1::{self, node_item::Item};
@@ -67,6 +67,7 @@ pub(crate) struct Engine {
     attaches: Mutex<HashMap<u64, oneshot::Sender<AttachAnswer>>>,
     consumers: Mutex<HashMap<u64, ConsumerPlace>>,
     blocked: Mutex<BTreeMap<BlockedBy, String>>,
+    appends: Appends,
     next_id: AtomicU64,
 }
 
@@ -102,6 +103,7 @@ impl Engine {
             attaches: Mutex::default(),
             consumers: Mutex::default(),
             blocked: Mutex::default(),
+            appends: Appends::default(),
             next_id: AtomicU64::new(1),
         }
     }
@@ -148,7 +150,8 @@ impl Engine {
             return shard.clone();
         }
         let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
-        shards.entry(id).or_insert_with(|| Arc::new(Shard::new(id, self.session, self.lease.clone()))).clone()
+        let new = || Shard::new(id, self.session, self.lease.clone(), self.appends.clone());
+        shards.entry(id).or_insert_with(|| Arc::new(new())).clone()
     }
 
     fn shards(&self) -> Vec<Arc<Shard>> {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use longshore_proto::v1::{self, gateway_item::Item};
 use longshore_wire::record::{NO_CLIENT_TIME, Record};
 use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, NodeId, Offset, SessionId, ShardId, Term, outcome};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
@@ -50,10 +50,16 @@ pub(crate) struct Handover {
     pub credits: Vec<(u64, u64, u64)>,
 }
 
+/// Counts what all shards of a session were handed, large bodies aside.
+pub(crate) type Appends = Arc<AtomicU64>;
+
 #[derive(Debug)]
 pub(crate) struct State {
     session: SessionId,
     lease: Arc<Lease>,
+    appends: Appends,
+    /// How many there were at the last look.
+    appends_seen: u64,
     pub sender: Sender<Ticket>,
     pub consumers: Consumers<Owner>,
     pieces: Pieces,
@@ -79,10 +85,12 @@ pub(crate) struct Shard {
 
 impl Shard {
     /// Without a leader.
-    pub fn new(id: ShardId, session: SessionId, lease: Arc<Lease>) -> Shard {
+    pub fn new(id: ShardId, session: SessionId, lease: Arc<Lease>, appends: Appends) -> Shard {
         let state = State {
             session,
             lease,
+            appends,
+            appends_seen: 0,
             sender: Sender::new(session, Limits::default()),
             consumers: Consumers::new(id),
             pieces: Pieces::default(),
@@ -185,7 +193,10 @@ impl Shard {
         self.with(|state| {
             for work in work.works {
                 match work {
-                    Work::Chunk(chunk) => state.sender.push(connection.0, chunk),
+                    Work::Chunk(chunk) => {
+                        state.appends.fetch_add(1, Ordering::Relaxed);
+                        state.sender.push(connection.0, chunk);
+                    }
                     Work::Upload(upload) => state.sender.push_upload(connection.0, upload),
                 }
             }
@@ -285,6 +296,10 @@ impl State {
         // Without a lease nothing new goes out; the next tick looks again.
         if !self.lease.holds() {
             return;
+        }
+        let appends = self.appends.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.appends_seen, appends) != appends {
+            self.sender.published_beside();
         }
         while let Some(batch) = self.sender.poll() {
             outbox.push(item(Item::Submit(v1::Submit { shard: shard.0, batch })));
@@ -541,7 +556,7 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_for_a_node_that_is_no_reachable_leader() {
-        let shard = Shard::new(ShardId(1), SessionId(1), Arc::new(Lease::new()));
+        let shard = Shard::new(ShardId(1), SessionId(1), Arc::new(Lease::new()), Appends::default());
         let stat = || Item::LogStat(v1::LogStat { request: 1, shard: 1, ..v1::LogStat::default() });
         assert!(!shard.push_to(NodeId(1), stat()), "no leader");
         let outbox = Arc::new(Outbox::default());

@@ -37,6 +37,10 @@ pub struct Limits {
     pub part_bytes: usize,
     /// Parts without an outcome: more would only lie in front of what others send.
     pub parts_in_flight_max: usize,
+    /// Bytes of one part while others publish, and then one at a time: what they send waits behind it in each log.
+    pub part_bytes_beside: usize,
+    /// So many parts after the last publish of others, parts have their full size again.
+    pub parts_beside: u32,
     /// How often an answer that ends the session is doubted, as long as meta says that the session lives.
     pub tries_max: u32,
 }
@@ -50,6 +54,8 @@ impl Default for Limits {
             eager_bytes: 64 << 10,
             part_bytes: 256 << 10,
             parts_in_flight_max: 4,
+            part_bytes_beside: 64 << 10,
+            parts_beside: 64,
             tries_max: 50,
         }
     }
@@ -137,6 +143,8 @@ pub struct Sender<T> {
     /// While blocked: one batch with appends may try.
     probe: bool,
     settles_left_out: bool,
+    /// Parts that still go small and one at a time.
+    small_parts: u32,
     tries: u32,
     gap_rounds: u32,
 }
@@ -160,6 +168,7 @@ impl<T> Sender<T> {
             blocked: false,
             probe: false,
             settles_left_out: false,
+            small_parts: 0,
             tries: 0,
             gap_rounds: 0,
         }
@@ -203,6 +212,12 @@ impl<T> Sender<T> {
         self.connected = false;
     }
 
+    /// Something that is not large was published through this gateway, in whichever shard: for a while large bodies leave it
+    /// room.
+    pub fn published_beside(&mut self) {
+        self.small_parts = self.limits.parts_beside;
+    }
+
     /// The next batch to send now. Call until `None` after each of the other calls.
     pub fn poll(&mut self) -> Option<Bytes> {
         if !self.connected || self.holding {
@@ -222,6 +237,7 @@ impl<T> Sender<T> {
         }
         let chunk = self.build()?;
         let part = chunk.tags.iter().any(|tag| matches!(tag, Tag::Part));
+        self.small_parts = self.small_parts.saturating_sub(u32::from(part));
         let number = BatchNo(self.first + in_flight as u64);
         let bytes = chunk.builder.finish(number);
         self.in_flight_bytes += bytes.len();
@@ -238,7 +254,11 @@ impl<T> Sender<T> {
         }
         let appends = (!self.blocked || self.probe) && !self.settles_left_out;
         let parts = self.in_flight.iter().filter(|batch| batch.part && batch.state != State::Done).count();
-        let part_bytes = (parts < self.limits.parts_in_flight_max).then_some(self.limits.part_bytes);
+        let Limits { part_bytes, parts_in_flight_max, part_bytes_beside, .. } = self.limits;
+        let alone = self.small_parts == 0;
+        let (part_bytes, parts_max) =
+            if alone { (part_bytes, parts_in_flight_max) } else { (part_bytes_beside, 1) };
+        let part_bytes = (parts < parts_max).then_some(part_bytes);
         let mut chunk = if appends { self.line.take(self.session, bytes_max, part_bytes) } else { None };
         if chunk.is_some() {
             self.probe = false;

@@ -173,6 +173,25 @@ fn a_batch_that_was_sent_twice_keeps_its_number_and_bytes() {
 }
 
 #[test]
+fn a_large_body_leaves_room_while_others_publish() {
+    let limits = Limits { part_bytes: 1000, part_bytes_beside: 300, parts_beside: 2, ..Limits::default() };
+    let mut sender = Sender::new(SESSION, limits);
+    sender.connected();
+    sender.push_upload(1, upload(50, 60));
+    sender.published_beside();
+    let parts = |bytes: Bytes| {
+        let items: Vec<_> = Batch::parse(bytes).unwrap().items().map(|item| item.unwrap().item).collect();
+        items.iter().map(|item| if let Item::Part { bytes, .. } = item { bytes.len() } else { 0 }).sum()
+    };
+    let mut sent: Vec<Vec<usize>> = Vec::new();
+    for first in [1, 2, 3] {
+        sent.push(std::iter::from_fn(|| sender.poll()).map(parts).collect());
+        sender.outcome(BatchNo(first), stored(1), &mut Vec::new()).unwrap();
+    }
+    assert_eq!(sent, [vec![300], vec![300, 1000, 1000], vec![1000]]);
+}
+
+#[test]
 fn a_large_body_goes_in_parts_and_only_its_own_stream_waits() {
     let mut sender = sender();
     sender.push_upload(1, upload(50, 25));
