@@ -92,6 +92,7 @@ pub fn run(args: &CompareArgs) -> Result<()> {
         Peer::Rabbitmq => System::RabbitMq,
         Peer::Nats => System::Nats,
     };
+    peer.check_scripts(&places)?;
     let mut file = table::RawFile::create(&args.results_dir, peer.name())?;
     let plan = rounds::Plan {
         cases,

@@ -36,7 +36,7 @@ pub enum System {
 /// Flags that say where programs and data are.
 #[derive(Debug, Args)]
 pub struct PlaceArgs {
-    /// The folder of scripts that start peers; default: `PEERS_DIR`, else `../shared/peers`.
+    /// The folder of scripts that start peers (see README.md); else the variable `PEERS_DIR`. Longshore alone needs none.
     #[arg(long)]
     peers_dir: Option<PathBuf>,
     /// Where those scripts install and keep data; default: `PEERS_WORK`, else `/tmp/peers` (their own default).
@@ -67,14 +67,12 @@ impl PlaceArgs {
                 self.longshore.display()
             );
         }
-        let chosen = |flag: &Option<PathBuf>, variable: &str, default: &str| {
-            flag.clone()
-                .or_else(|| std::env::var_os(variable).map(PathBuf::from))
-                .unwrap_or_else(|| default.into())
+        let chosen = |flag: &Option<PathBuf>, variable: &str| {
+            flag.clone().or_else(|| std::env::var_os(variable).map(PathBuf::from))
         };
         Ok(Places {
-            peers_dir: chosen(&self.peers_dir, "PEERS_DIR", "../shared/peers"),
-            peers_work: chosen(&self.peers_work, "PEERS_WORK", "/tmp/peers"),
+            peers_dir: chosen(&self.peers_dir, "PEERS_DIR"),
+            peers_work: chosen(&self.peers_work, "PEERS_WORK").unwrap_or_else(|| "/tmp/peers".into()),
             longshore: self.longshore.clone(),
             settings: self.settings.clone(),
             port_base: self.port_base,
@@ -86,8 +84,8 @@ impl PlaceArgs {
 /// Where programs and data are.
 #[derive(Clone, Debug)]
 pub struct Places {
-    /// The peers' scripts.
-    pub peers_dir: PathBuf,
+    /// The peers' scripts, if it was said where they are.
+    pub peers_dir: Option<PathBuf>,
     /// Their data and programs.
     pub peers_work: PathBuf,
     /// Longshore's binary.
@@ -127,6 +125,15 @@ impl System {
         }
     }
 
+    /// Errors: the scripts that a peer is started by are not there. To be asked before the first measurement.
+    pub fn check_scripts(self, places: &Places) -> Result<()> {
+        if self != System::Longshore {
+            script(places, self.name(), "start.sh")?;
+            script(places, self.name(), "stop.sh")?;
+        }
+        Ok(())
+    }
+
     /// Starts it with empty data and waits until it serves.
     pub fn start(self, places: &Places) -> Result<Running> {
         match self {
@@ -139,7 +146,9 @@ impl System {
 }
 
 fn script(places: &Places, folder: &str, name: &str) -> Result<PathBuf> {
-    let path = places.peers_dir.join(folder).join(name);
+    let dir = places.peers_dir.as_ref();
+    let dir = dir.context("where are the scripts that start peers? Set PEERS_DIR or --peers-dir")?;
+    let path = dir.join(folder).join(name);
     let found = path.canonicalize();
     found.with_context(|| format!("{} is missing: set PEERS_DIR or --peers-dir", path.display()))
 }
