@@ -6,54 +6,14 @@ mod fake;
 
 use bytes::Bytes;
 use fake::Fake;
+use fake::client::{PATIENCE, connect, declare, given, message, peer, start_with};
 use longshore_broker::*;
 use longshore_proto::v1::{self, meta_change::Change};
-use longshore_wire::record::Form;
-use longshore_wire::spec::LogSpec;
 use longshore_wire::{LogId, ShardId};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
 async fn start() -> (Fake, Broker) {
     start_with(|_| {}).await
-}
-
-async fn start_with(change: impl FnOnce(&mut BrokerConfig)) -> (Fake, Broker) {
-    let fake = Fake::start().await;
-    let mut config = BrokerConfig::new(vec![fake.address.to_string()], "test");
-    config.operation_timeout = Duration::from_secs(5);
-    change(&mut config);
-    let broker = Broker::start(config, PATIENCE).await.unwrap();
-    (fake, broker)
-}
-
-fn peer() -> std::net::SocketAddr {
-    "127.0.0.1:9".parse().unwrap()
-}
-
-async fn connect(broker: &Broker) -> (Connection, EventReceiver) {
-    let identity = broker.authenticate("guest", b"guest", peer()).await.unwrap();
-    let info = ConnectionInfo { protocol: "test", peer: peer(), client: "c".repeat(1000), tls: false };
-    broker.connect(&identity, "/", info).unwrap()
-}
-
-fn declare(name: QueueName, durable: bool) -> QueueDeclare {
-    QueueDeclare {
-        name,
-        durable,
-        exclusive: !durable,
-        auto_delete: false,
-        arguments: Bytes::new(),
-        spec: LogSpec::QUEUE,
-        expires_ms: 0,
-        single_active: false,
-        kind: "classic".into(),
-    }
-}
-
-fn given(name: &str) -> QueueDeclare {
-    declare(QueueName::Given(name.into()), true)
 }
 
 fn publish(connection: &mut Connection, exchange: &str, key: &str, token: u64, body: &[Bytes]) -> Routed {
@@ -70,21 +30,10 @@ fn publish_copies(
 ) -> Result<Routed, BrokerError> {
     let more_keys: Vec<&[u8]> = keys[1..].iter().map(|key| key.as_bytes()).collect();
     let publish = Publish {
-        channel: 1,
-        token,
-        report: true,
         exchange,
-        routing_key: keys[0].as_bytes(),
         more_keys: &more_keys,
-        headers: &NoHeaders,
-        form: Form::Amqp,
         properties: b"props",
-        body,
-        priority: 0,
-        ttl_ms: None,
-        delay_ms: 0,
-        client_time_ms: None,
-        key_hash: 0,
+        ..message(keys[0].as_bytes(), token, body)
     };
     connection.publish(&publish)
 }

@@ -6,63 +6,18 @@ mod fake;
 
 use bytes::Bytes;
 use fake::Fake;
+use fake::client::{PATIENCE, connect, declare, given, message, start_with};
 use longshore_broker::*;
-use longshore_wire::record::Form;
-use longshore_wire::spec::LogSpec;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
 async fn start() -> (Fake, Broker) {
-    let fake = Fake::start().await;
-    let mut config = BrokerConfig::new(vec![fake.address.to_string()], "test");
-    config.operation_timeout = PATIENCE;
-    let broker = Broker::start(config, PATIENCE).await.unwrap();
-    (fake, broker)
-}
-
-async fn connect(broker: &Broker) -> (Connection, EventReceiver) {
-    let peer = "127.0.0.1:9".parse().unwrap();
-    let identity = broker.authenticate("guest", b"guest", peer).await.unwrap();
-    let info = ConnectionInfo { protocol: "test", peer, client: String::new(), tls: false };
-    broker.connect(&identity, "/", info).unwrap()
-}
-
-fn queue(name: QueueName, exclusive: bool) -> QueueDeclare {
-    QueueDeclare {
-        name,
-        durable: !exclusive,
-        exclusive,
-        auto_delete: false,
-        arguments: Bytes::new(),
-        spec: LogSpec::QUEUE,
-        expires_ms: 0,
-        single_active: false,
-        kind: "classic".into(),
-    }
+    start_with(|config| config.operation_timeout = PATIENCE).await
 }
 
 /// Publishes to the queue `q` and waits for the confirms.
 async fn publish(connection: &mut Connection, events: &mut EventReceiver, body: &[Bytes], count: usize) {
     for token in 0..count {
-        let publish = Publish {
-            channel: 1,
-            token: token as u64,
-            report: true,
-            exchange: "",
-            routing_key: b"q",
-            more_keys: &[],
-            headers: &NoHeaders,
-            form: Form::Amqp,
-            properties: b"",
-            body,
-            priority: 0,
-            ttl_ms: None,
-            delay_ms: 0,
-            client_time_ms: None,
-            key_hash: 0,
-        };
-        connection.publish(&publish).unwrap();
+        connection.publish(&message(b"q", token as u64, body)).unwrap();
     }
     let _ = connection.flush();
     let mut confirmed = 0;
@@ -85,7 +40,7 @@ async fn a_get_that_nobody_waits_for_gives_its_message_back() {
             let (fake, broker) = start().await;
             let (mut connection, mut events) = connect(&broker).await;
             let control = connection.control();
-            control.declare_queue(queue(QueueName::Given("q".into()), false)).await.unwrap();
+            control.declare_queue(given("q")).await.unwrap();
             publish(&mut connection, &mut events, &[Bytes::from(vec![7; bytes])], 1).await;
             fake.lock().held = true;
             let asking = tokio::spawn(async move { control.get("q").await });
@@ -112,9 +67,9 @@ async fn an_exclusive_name_is_free_after_a_declare_that_was_cut_off() {
         let (connection, _events) = connect(&broker).await;
         let control = connection.control();
         // So that the view and the link are known to be there.
-        control.declare_queue(queue(QueueName::Given("q".into()), false)).await.unwrap();
+        control.declare_queue(given("q")).await.unwrap();
         (fake.lock().meta_held, fake.lock().held) = (at_meta, !at_meta);
-        let declare = queue(QueueName::Given("mine".into()), true);
+        let declare = declare(QueueName::Given("mine".into()), false);
         let asking = tokio::spawn(async move { control.declare_queue(declare).await.map(|_| ()) });
         let key = (1, "mine".to_owned());
         let is_mine = |queue: &fake::Queue| queue.transient.as_ref().is_some_and(|(name, _)| name == "mine");
@@ -136,7 +91,7 @@ async fn a_bind_that_was_cut_off_leaves_no_queue_in_meta() {
     let (fake, broker) = start().await;
     let (connection, _events) = connect(&broker).await;
     let control = connection.control();
-    let name = control.declare_queue(queue(QueueName::Generated("amq.gen-"), true)).await.unwrap().name;
+    let name = control.declare_queue(declare(QueueName::Generated("amq.gen-"), false)).await.unwrap().name;
     fake.lock().meta_held = true;
     let binding = BindingInfo {
         source: "amq.topic".into(),
@@ -160,7 +115,7 @@ async fn a_get_does_not_wait_for_acks_and_for_publishes_that_are_refused() {
     let (fake, broker) = start().await;
     let (mut connection, mut events) = connect(&broker).await;
     let control = connection.control();
-    control.declare_queue(queue(QueueName::Given("q".into()), false)).await.unwrap();
+    control.declare_queue(given("q")).await.unwrap();
     publish(&mut connection, &mut events, &[Bytes::from_static(b"m")], 3).await;
     let soon = |get| tokio::time::timeout(PATIENCE / 2, get);
     let got = control.get("q").await.unwrap().expect("the first");
@@ -171,25 +126,7 @@ async fn a_get_does_not_wait_for_acks_and_for_publishes_that_are_refused() {
 
     (fake.lock().silent, fake.lock().full) = (false, true);
     fake.cut_links();
-    let (key, no_props) = (b"q", b"");
-    let refused = Publish {
-        channel: 1,
-        token: 9,
-        report: true,
-        exchange: "",
-        routing_key: key,
-        more_keys: &[],
-        headers: &NoHeaders,
-        form: Form::Amqp,
-        properties: no_props,
-        body: &[],
-        priority: 0,
-        ttl_ms: None,
-        delay_ms: 0,
-        client_time_ms: None,
-        key_hash: 0,
-    };
-    connection.publish(&refused).unwrap();
+    connection.publish(&message(b"q", 9, &[])).unwrap();
     let _ = connection.flush();
     while !matches!(events.recv().await, Some(Event::Blocked(Some(_)))) {}
     let got = soon(control.get("q")).await.expect("a refused publish is not waited for").unwrap();

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "no test file uses all of it")]
 
+pub mod client;
 mod meta;
 mod storage;
 
