@@ -19,6 +19,8 @@ const LIMITS: Limits = Limits {
     eager_bytes: 4 << 10,
     part_bytes: 4 << 10,
     parts_in_flight_max: 4,
+    part_bytes_beside: 1 << 10,
+    parts_beside: 8,
     tries_max: 50,
 };
 
