@@ -1,11 +1,11 @@
 //! A node and its turn.
 
 use crate::host::Host;
-use crate::io::{Input, LinkId, Output, Reply, Standing, Task, TaskDone, Ticket};
+use crate::io::{Input, LinkId, Output, Reply, Task, TaskDone, Ticket};
 use crate::segments::{SegmentBook, log_id, place_of, record_id};
 use crate::{META, inspect};
 use bytes::Bytes;
-use longshore_consensus::{Action, Event, ProposeError, Role, Store};
+use longshore_consensus::{Action, Event, ProposeError, Store};
 use longshore_delivery::{Action as Delivered, Counters, Refused};
 use longshore_io::{Mono, WallMs};
 use longshore_log::{LogError, SegmentState};
@@ -13,7 +13,7 @@ use longshore_mutations::{self as mutations, Mutation};
 use longshore_proto::v1::{self, FormCluster, MetaCommand, node_item};
 use longshore_records::{JobOutcome, RecordsError, SegmentInfo};
 use longshore_wire::context::EntryContext;
-use longshore_wire::{Index, LogTime, ReplicaId, ShardId};
+use longshore_wire::{Index, ReplicaId, ShardId};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use std::sync::Arc;
 pub use open::OpenError;
 
 mod open;
+mod standing;
 
 /// Between two tries to let another node lead a group that lacks records here, in milliseconds.
 const HAND_OVER_PAUSE_MS: u64 = 5_000;
@@ -547,54 +548,6 @@ impl Node {
             self.host.show_metrics(&self.store, now);
         }
         out.again = true;
-    }
-
-    /// When the next turn is due without an input.
-    pub fn next_wakeup(&self) -> Mono {
-        let mut next = self.store.next_wakeup().min(self.next_upkeep);
-        let deadlines = self.host.shards.values().filter_map(|host| host.delivery.next_deadline());
-        for deadline in deadlines.chain(self.host.meta.next_wake()) {
-            next = next.min(deadline);
-        }
-        next
-    }
-
-    /// How this node stands.
-    pub fn standing(&self) -> Standing {
-        let (meta_term, meta_leader) = match self.host.meta.role {
-            Role::Leader { term } => (term, Some(self.host.node)),
-            Role::Follower { term, leader } => (term, leader.map(|leader| leader.node())),
-        };
-        let led = |group: ShardId| match self.store.role(group) {
-            Some(Role::Leader { .. }) => true,
-            Some(Role::Follower { leader, .. }) => leader.is_some(),
-            None => false,
-        };
-        let mine = self.host.meta.meta.shards_of(self.host.node);
-        let formed = self.host.meta.meta.cluster().is_some();
-        let ready = formed && mine.iter().all(|(group, _, _)| led(*group));
-        let meta_request = self.host.requests.get(META);
-        Standing { meta_term, meta_leader, formed, ready, meta_request }
-    }
-
-    /// Whether the start cut a batch that a crash had torn.
-    pub fn had_torn_tail(&self) -> bool {
-        self.torn_tail
-    }
-
-    /// Entries that were overwritten after their segment was sealed, since the start.
-    pub fn overwritten_sealed(&self) -> u64 {
-        self.store.log().overwritten_sealed()
-    }
-
-    /// How many groups this node leads.
-    pub fn leads(&self) -> usize {
-        self.store.leads()
-    }
-
-    /// Log time of a shard as applied here, for tests.
-    pub fn log_time(&self, shard: ShardId) -> Option<LogTime> {
-        self.host.shards.get(&shard).map(|host| host.shard.log_time())
     }
 }
 
