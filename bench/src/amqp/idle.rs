@@ -19,6 +19,10 @@ pub struct IdleArgs {
     /// Durable queues.
     #[arg(long, default_value_t = 10_000)]
     queues: usize,
+    /// Queues that are declared and deleted first: the program's pages that the first ones bring in, its buffers and its threads'
+    /// heaps are not what 10,000 queues cost.
+    #[arg(long, default_value_t = 200)]
+    warm_up: usize,
     /// Connections that declare and delete them.
     #[arg(long, default_value_t = 8)]
     connections: usize,
@@ -38,6 +42,8 @@ pub struct IdleArgs {
 pub struct IdleReport {
     queues: usize,
     declared_per_s: f64,
+    /// Before anything was declared at all.
+    rss_fresh_mib: Vec<f64>,
     rss_before_mib: Vec<f64>,
     rss_after_mib: Vec<f64>,
     rss_growth_mib_max: f64,
@@ -52,19 +58,23 @@ pub struct IdleReport {
 /// Declares the queues, leaves them alone, deletes them.
 pub async fn run(args: &IdleArgs) -> Result<IdleReport> {
     let pids = &args.target.pids;
+    let rss_fresh_mib = rss(pids)?;
+    each(args, args.warm_up, Action::Declare).await?;
+    each(args, args.warm_up, Action::Delete).await?;
     let (before, rss_before_mib) = (stretch(pids, args.secs).await?, rss(pids)?);
     let began = Instant::now();
-    each(args, Action::Declare).await?;
+    each(args, args.queues, Action::Declare).await?;
     let declared_per_s = args.queues as f64 / began.elapsed().as_secs_f64();
     sleep(Duration::try_from_secs_f64(args.settle_secs)?).await;
     let (idle, rss_after_mib) = (stretch(pids, args.secs).await?, rss(pids)?);
     if !args.keep {
-        each(args, Action::Delete).await?;
+        each(args, args.queues, Action::Delete).await?;
     }
     let growth = rss_after_mib.iter().zip(&rss_before_mib).map(|(after, before)| after - before);
     Ok(IdleReport {
         queues: args.queues,
         declared_per_s,
+        rss_fresh_mib,
         rss_growth_mib_max: growth.fold(0.0, f64::max),
         rss_before_mib,
         rss_after_mib,
@@ -91,15 +101,15 @@ enum Action {
     Delete,
 }
 
-/// Does it to every queue, over several connections.
-async fn each(args: &IdleArgs, action: Action) -> Result<()> {
+/// Does it to the first `queues`, over several connections.
+async fn each(args: &IdleArgs, queues: usize, action: Action) -> Result<()> {
     let arguments = args.target.table()?;
     let connections = args.connections.max(1);
     let mut tasks = Vec::new();
     for first in 0..connections {
         let uri = args.target.uris.get(first % args.target.uris.len().max(1)).unwrap_or(args.target.first()?);
         let mut connection = Connection::open(uri).await?;
-        let (arguments, queues): (Table, usize) = (arguments.clone(), args.queues);
+        let arguments: Table = arguments.clone();
         tasks.push(spawn_local(async move {
             for n in (first..queues).step_by(connections) {
                 let queue = format!("idle-{n}");
