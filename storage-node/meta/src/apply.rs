@@ -51,7 +51,8 @@ impl Meta {
             let reply = MetaReply { revision: self.numbers.revision, ..MetaReply::default() };
             return Applied { reply, changes: Vec::new() };
         }
-        let reply = match MetaCommand::decode(data.clone()) {
+        // From a slice, so that fields are copied: as parts of `data` they would keep whole entries in memory.
+        let reply = match MetaCommand::decode(data.as_ref()) {
             Ok(MetaCommand { command: Some(Command::Many(many)), .. }) => self.decide_many(many.commands),
             Ok(MetaCommand { command: Some(command), .. }) => self.decide(command),
             Ok(MetaCommand { command: None, .. }) => {

@@ -46,6 +46,6 @@ pub const VERIFIER_BYTES_MAX: usize = 128;
 pub const IDENTITY_BYTES_MAX: usize = 64;
 
 /// Changes that are remembered for watchers.
-pub const CHANGES_MAX: usize = 16_384;
+pub const CHANGES_MAX: usize = 8_192;
 /// Their bytes, about.
-pub const CHANGES_BYTES_MAX: usize = 4 << 20;
+pub const CHANGES_BYTES_MAX: usize = 1 << 20;

@@ -263,5 +263,5 @@ impl Meta {
 }
 
 fn read<M: Message + Default>(key: &Bytes, value: Bytes) -> Result<M, RestoreError> {
-    M::decode(value).map_err(|error| RestoreError::Value { key: key.clone(), error })
+    M::decode(value.as_ref()).map_err(|error| RestoreError::Value { key: key.clone(), error })
 }
