@@ -220,6 +220,7 @@ impl World {
             side.sender.push_upload(id, Upload { id: upload, body: [body].into(), last: chunk });
         } else {
             side.sender.push(id, chunk);
+            side.sender.published_beside();
         }
     }
 

@@ -101,7 +101,7 @@ reached! {
 }
 
 /// States that at least one seed in twenty must come to, or a full run fails.
-pub const RARE: [&str; 16] = [
+pub const RARE: [&str; 17] = [
     "leader_lost_unsynced",
     "all_died",
     "torn_tail",
@@ -118,6 +118,7 @@ pub const RARE: [&str; 16] = [
     "deliveries_dropped",
     "gaps",
     "snapshots_under_load",
+    "calls_doubled",
 ];
 
 impl Reached {

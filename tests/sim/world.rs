@@ -73,7 +73,7 @@ pub const HOLD_US: u64 = 60_000;
 /// Nothing special.
 pub const CALM: Weather = Weather { delay_us: 600, loss: 0, double: 0, resend: 0, bulk_us: 0 };
 /// Slow, lossy, out of order.
-pub const ROUGH: Weather = Weather { delay_us: 30_000, loss: 40, double: 60, resend: 0, bulk_us: 0 };
+pub const ROUGH: Weather = Weather { delay_us: 30_000, loss: 40, double: 60, resend: 100, bulk_us: 20_000 };
 
 /// A queue that clients use.
 #[derive(Clone, Copy, Debug)]
