@@ -152,7 +152,7 @@ fn own_returns(
     for back in returned {
         let own =
             |lease: &Lease| lease.owner.session == session && lease.is(back.lease, term) && !lease.ending;
-        if leases.get(back.offset).is_some_and(own) {
+        if leases.get(back.offset).as_ref().is_some_and(own) {
             leases.set_returning(back.offset);
             kept.push(*back);
         }

@@ -354,7 +354,7 @@ impl Durable {
                 lease.is(held.lease, held.term) && lease.owner.session == owner.session && !lease.ending
             };
             match self.desk.leases.get(at) {
-                Some(lease) if own(lease) => self.desk.leases.hand_on(at, owner),
+                Some(lease) if own(&lease) => self.desk.leases.hand_on(at, owner),
                 Some(_) => {}
                 None if core.was_done_early(owner.session, queue, held) => {}
                 None if held.term < core.term && !reported && self.is_free(at, cursor) => {

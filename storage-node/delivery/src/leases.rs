@@ -27,10 +27,50 @@ impl Lease {
     }
 }
 
+/// A lease as it is kept: a shard may have a million.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    id: LeaseId,
+    /// Below the term a bit each: ending, returning.
+    term: u64,
+    owner: ConsumerKey,
+    /// [`NO_DEADLINE`]: none.
+    deadline: Mono,
+}
+
+const NO_DEADLINE: Mono = Mono(u64::MAX);
+const ENDING: u64 = 1;
+const RETURNING: u64 = 2;
+const FLAG_BITS: u32 = 2;
+
+impl Kept {
+    fn new(lease: &Lease) -> Kept {
+        let flags = u64::from(lease.ending) * ENDING + u64::from(lease.returning) * RETURNING;
+        let term = lease.term.0 << FLAG_BITS | flags;
+        Kept { id: lease.id, term, owner: lease.owner, deadline: lease.deadline.unwrap_or(NO_DEADLINE) }
+    }
+
+    fn lease(&self) -> Lease {
+        Lease {
+            id: self.id,
+            term: Term(self.term >> FLAG_BITS),
+            owner: self.owner,
+            deadline: Some(self.deadline).filter(|at| *at != NO_DEADLINE),
+            ending: self.term & ENDING != 0,
+            returning: self.term & RETURNING != 0,
+        }
+    }
+
+    /// Nobody is returning it yet.
+    fn is_open(&self) -> bool {
+        self.term & (ENDING | RETURNING) == 0
+    }
+}
+
 /// Leases by offset.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    out: BTreeMap<Offset, Lease>,
+    out: BTreeMap<Offset, Kept>,
     deadlines: BTreeSet<(Mono, Offset)>,
 }
 
@@ -43,16 +83,16 @@ impl Leases {
         self.out.is_empty()
     }
 
-    pub fn get(&self, at: Offset) -> Option<&Lease> {
-        self.out.get(&at)
+    pub fn get(&self, at: Offset) -> Option<Lease> {
+        self.out.get(&at).map(Kept::lease)
     }
 
     pub fn contains(&self, at: Offset) -> bool {
         !self.out.is_empty() && self.out.contains_key(&at)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (Offset, &Lease)> {
-        self.out.iter().map(|(at, lease)| (*at, lease))
+    pub fn iter(&self) -> impl Iterator<Item = (Offset, Lease)> {
+        self.out.iter().map(|(at, kept)| (*at, kept.lease()))
     }
 
     /// A message goes out, or a lease of an earlier term stands.
@@ -60,16 +100,14 @@ impl Leases {
         if let Some(deadline) = lease.deadline {
             self.deadlines.insert((deadline, at));
         }
-        let before = self.out.insert(at, lease);
+        let before = self.out.insert(at, Kept::new(&lease));
         debug_assert!(before.is_none(), "a message out twice: {at:?}");
     }
 
     pub fn remove(&mut self, at: Offset) -> Option<Lease> {
-        let lease = self.out.remove(&at)?;
-        if let Some(deadline) = lease.deadline {
-            self.deadlines.remove(&(deadline, at));
-        }
-        Some(lease)
+        let kept = self.out.remove(&at)?;
+        self.deadlines.remove(&(kept.deadline, at));
+        Some(kept.lease())
     }
 
     /// Ends all leases in `range`; how many.
@@ -78,9 +116,9 @@ impl Leases {
             return u64::from(self.remove(range.first).is_some());
         }
         let mut removed = 0;
-        for (at, lease) in self.out.extract_if(range.first..=range.last, |_, _| true) {
-            if let Some(deadline) = lease.deadline {
-                self.deadlines.remove(&(deadline, at));
+        for (at, kept) in self.out.extract_if(range.first..=range.last, |_, _| true) {
+            if kept.deadline != NO_DEADLINE {
+                self.deadlines.remove(&(kept.deadline, at));
             }
             removed += 1;
         }
@@ -91,31 +129,28 @@ impl Leases {
     /// its consumers.
     pub fn hand_on(&mut self, at: Offset, to: ConsumerKey) {
         if to.consumer > 0
-            && let Some(lease) = self.out.get_mut(&at)
+            && let Some(kept) = self.out.get_mut(&at)
         {
-            lease.owner = to;
+            kept.owner = to;
         }
     }
 
     /// The owner's return of a message was admitted: its deadline counts no more.
     pub fn set_returning(&mut self, at: Offset) {
-        let Some(lease) = self.out.get_mut(&at) else { return };
-        lease.returning = true;
-        if let Some(deadline) = lease.deadline.take() {
-            self.deadlines.remove(&(deadline, at));
-        }
+        let Some(kept) = self.out.get_mut(&at) else { return };
+        kept.term |= RETURNING;
+        self.deadlines.remove(&(kept.deadline, at));
+        kept.deadline = NO_DEADLINE;
     }
 
     /// Begins the end of a lease, which it answers: its return is proposed again at `again` unless it is applied before.
     pub fn end(&mut self, at: Offset, again: Mono) -> Option<Lease> {
-        let lease = self.out.get_mut(&at)?;
-        if let Some(deadline) = lease.deadline {
-            self.deadlines.remove(&(deadline, at));
-        }
-        lease.deadline = Some(again);
-        lease.ending = true;
+        let kept = self.out.get_mut(&at)?;
+        self.deadlines.remove(&(kept.deadline, at));
+        kept.deadline = again;
+        kept.term |= ENDING;
         self.deadlines.insert((again, at));
-        Some(*lease)
+        Some(kept.lease())
     }
 
     /// Offsets whose deadline has come.
@@ -130,8 +165,7 @@ impl Leases {
 
     /// What one consumer has out and nobody is returning yet, in order.
     pub fn of_consumer(&self, owner: ConsumerKey) -> Vec<Offset> {
-        let open = |lease: &Lease| lease.owner == owner && !lease.ending && !lease.returning;
-        self.out.iter().filter(|(_, lease)| open(lease)).map(|(at, _)| *at).collect()
+        self.out.iter().filter(|(_, kept)| kept.owner == owner && kept.is_open()).map(|(at, _)| *at).collect()
     }
 
     /// What a consumer has out but does not name as held: it was lost on its way. A message that it names under an earlier lease
@@ -145,22 +179,20 @@ impl Leases {
 
     /// What a session has out without a consumer (gets, ended consumers; `is_consumer` tells) and nobody is returning yet.
     pub fn loose_of(&self, session: SessionId, is_consumer: impl Fn(ConsumerKey) -> bool) -> Vec<Offset> {
-        let open = |lease: &Lease| !lease.ending && !lease.returning;
-        let loose =
-            |lease: &Lease| lease.owner.session == session && open(lease) && !is_consumer(lease.owner);
-        self.out.iter().filter(|(_, lease)| loose(lease)).map(|(at, _)| *at).collect()
+        let loose = |kept: &Kept| kept.owner.session == session && kept.is_open() && !is_consumer(kept.owner);
+        self.out.iter().filter(|(_, kept)| loose(kept)).map(|(at, _)| *at).collect()
     }
 
     /// What an ended session has out, in order. Its own returns count no more: a closed session's batches
     /// are refused by apply.
     pub fn of_session(&self, session: SessionId) -> Vec<Offset> {
-        let mine = |lease: &Lease| lease.owner.session == session && !lease.ending;
-        self.out.iter().filter(|(_, lease)| mine(lease)).map(|(at, _)| *at).collect()
+        let mine = |kept: &Kept| kept.owner.session == session && kept.term & ENDING == 0;
+        self.out.iter().filter(|(_, kept)| mine(kept)).map(|(at, _)| *at).collect()
     }
 
     /// The leases within `range`.
-    pub fn range(&self, range: OffsetRange) -> impl Iterator<Item = (Offset, &Lease)> {
-        self.out.range(range.first..=range.last).map(|(at, lease)| (*at, lease))
+    pub fn range(&self, range: OffsetRange) -> impl Iterator<Item = (Offset, Lease)> {
+        self.out.range(range.first..=range.last).map(|(at, kept)| (*at, kept.lease()))
     }
 
     /// What a session has out of a range under leases of this term and nobody is returning yet.
