@@ -5,7 +5,7 @@
 //! that it belongs into the row's log, and if its own checksum fits. Called by read tasks and by rewriting.
 
 use crate::directory::read_exact;
-use crate::file::{DataKey, FileKey};
+use crate::file::DataKey;
 use crate::is_part_log;
 use crate::read::{Found, Io};
 use crate::store_file;
@@ -97,21 +97,18 @@ impl Buffers {
 
     fn read_run(&mut self, io: &Io, stores: &mut BTreeMap<DataKey, Arc<dyn DiskFile>>, run: Extent) {
         let len = (run.end - run.start) as usize;
-        let (file, bytes) = match run.data {
-            DataKey::Segment(segment) => {
-                (format!("segment {}", segment.0), io.segments.read(segment, run.start, len))
-            }
-            DataKey::Store(store) => {
-                let path = io.path(FileKey::Store(store));
+        let name = io.data_name(run.data);
+        let bytes = match run.data {
+            DataKey::Segment(segment) => io.segments.read(segment, run.start, len),
+            DataKey::Store(_) => {
                 let file = match stores.get(&run.data) {
                     Some(file) => Ok(file.clone()),
-                    None => io.disk.open(&path, OpenMode::Read),
+                    None => io.disk.open(&name, OpenMode::Read),
                 };
-                let bytes = file.and_then(|file| {
+                file.and_then(|file| {
                     stores.insert(run.data, file.clone());
                     read_exact(&*file, run.start, len).map(Bytes::from)
-                });
-                (path, bytes)
+                })
             }
         };
         match bytes {
@@ -119,7 +116,7 @@ impl Buffers {
                 self.read.insert((run.data, run.start), bytes);
             }
             Err(error) => {
-                self.failed.insert((run.data, run.start), (file, error.kind(), error.to_string()));
+                self.failed.insert((run.data, run.start), (name, error.kind(), error.to_string()));
             }
         }
     }

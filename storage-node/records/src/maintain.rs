@@ -161,11 +161,15 @@ impl Records {
         }
         let mut bytes = 0;
         let mut sources: Vec<FileKey> = Vec::new();
+        let mut only_dead = false;
         for (live, keys) in self.mostly_dead() {
             bytes += live;
-            if !sources.is_empty() && bytes > self.config.rewrite_bytes_per_run {
+            // What holds nothing live is let go without a copy, and so before anything that a read or a full disk may fail.
+            let copies = bytes > 0;
+            if !sources.is_empty() && (bytes > self.config.rewrite_bytes_per_run || only_dead && copies) {
                 break;
             }
+            only_dead = !copies;
             sources.extend(keys);
         }
         if sources.is_empty() {
@@ -308,7 +312,12 @@ impl Records {
                     self.lose_block(at.key, *log, *range);
                 }
             }
-            ReadError::Io { .. } => {}
+            ReadError::Io { file, .. } => {
+                // Its rewriting would fail again; the others' goes on. Until the next start.
+                let is_it =
+                    |key: &FileKey| self.io.path(*key) == *file || self.io.data_name(key.data()) == *file;
+                self.suspect.extend(self.files.keys().copied().find(is_it).map(FileKey::data));
+            }
         }
     }
 

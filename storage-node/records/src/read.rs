@@ -7,7 +7,7 @@ use crate::block::{self, Located};
 use crate::cache::Block;
 use crate::directory::read_exact;
 use crate::fetch::fetch;
-use crate::file::{BlockRef, FileKey};
+use crate::file::{BlockRef, DataKey, FileKey};
 use crate::types::{ReadError, Segments, StoredRecord};
 use crate::{is_part_log, part_key, part_log};
 use bytes::Bytes;
@@ -28,6 +28,14 @@ pub(crate) struct Io {
 impl Io {
     pub fn path(&self, key: FileKey) -> String {
         format!("{}/{}", self.dir, key.name())
+    }
+
+    /// What errors call the file that holds the records.
+    pub fn data_name(&self, data: DataKey) -> String {
+        match data {
+            DataKey::Segment(segment) => format!("segment {}", segment.0),
+            DataKey::Store(store) => self.path(FileKey::Store(store)),
+        }
     }
 }
 

@@ -5,10 +5,12 @@ use longshore_io::sim::SimDisk;
 use longshore_records::*;
 use longshore_wire::*;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 struct Filled {
     disk: SimDisk,
+    log: Arc<FakeLog>,
     records: Records,
     next: BTreeMap<LogId, u64>,
 }
@@ -16,24 +18,31 @@ struct Filled {
 /// `entries` entries of one message for logs 1 and 2, in one retired segment.
 fn filled(config: Config, entries: u64, body: &[u8]) -> Filled {
     let (disk, log) = (SimDisk::new(1), Arc::new(FakeLog::default()));
-    let (mut records, _) = Records::open(Arc::new(disk.clone()), log.clone(), config, &[]).unwrap();
-    let mut next = BTreeMap::new();
-    for index in 1..=entries {
-        let shared = Message { targets: vec![LogId(1), LogId(2)], body: body.to_vec(), parts: Vec::new() };
-        let (data, rows) = batch(index, &[shared], &mut next);
-        let entry = EntryKey { group: GROUP, index: Index(index), term: Term(2) };
-        let place = log.append(SegmentId(1), entry, &data);
-        records.applied(GROUP, Index(index), Some(place), rows, &data).unwrap();
+    let (records, _) = Records::open(Arc::new(disk.clone()), log.clone(), config, &[]).unwrap();
+    let mut filled = Filled { disk, log, records, next: BTreeMap::new() };
+    filled.fill(SegmentId(1), 1..=entries, body);
+    filled
+}
+
+impl Filled {
+    fn fill(&mut self, segment: SegmentId, indices: RangeInclusive<u64>, body: &[u8]) {
+        let last = *indices.end();
+        for index in indices {
+            let shared =
+                Message { targets: vec![LogId(1), LogId(2)], body: body.to_vec(), parts: Vec::new() };
+            let (data, rows) = batch(index, &[shared], &mut self.next);
+            let entry = EntryKey { group: GROUP, index: Index(index), term: Term(2) };
+            let place = self.log.append(segment, entry, &data);
+            self.records.applied(GROUP, Index(index), Some(place), rows, &data).unwrap();
+        }
+        self.records.segment_sealed(&SegmentInfo {
+            id: segment,
+            bytes: self.log.size(segment),
+            sealed: true,
+            retired: true,
+            last: vec![(GROUP, Index(last))],
+        });
     }
-    let info = SegmentInfo {
-        id: SegmentId(1),
-        bytes: log.size(SegmentId(1)),
-        sealed: true,
-        retired: true,
-        last: vec![(GROUP, Index(entries))],
-    };
-    records.segment_sealed(&info);
-    Filled { disk, records, next }
 }
 
 fn range(first: u64, last: u64) -> OffsetRange {
@@ -109,4 +118,29 @@ fn a_full_disk_refuses_work_and_harms_nothing() {
     settle_down(&mut world.records);
     assert!(!world.records.holds(SegmentId(1)));
     assert!(read(&mut world.records, LogId(1), 39).unwrap().is_some());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_holds_up_neither_dead_segments_nor_itself() {
+    let mut world = filled(small(), 40, &[5; 500]);
+    world.fill(SegmentId(2), 41..=80, &[6; 500]);
+    flush(&mut world.records);
+    for log in [LogId(1), LogId(2)] {
+        world.records.settled(log, &[range(0, 38), range(40, 79)]);
+    }
+    world.log.remove(SegmentId(1));
+    let mut rewrites = Vec::new();
+    while let Some(job) = world.records.next_job() {
+        match world.records.job_done(job.run()) {
+            JobOutcome::Rewritten => rewrites.push(world.records.removable()),
+            JobOutcome::Failed(What::Rewrite, error) => {
+                assert!(matches!(error, RecordsError::Corrupt(ReadError::Io { .. })), "{error}");
+                rewrites.push(Vec::new());
+            }
+            other => assert!(matches!(other, JobOutcome::Indexed | JobOutcome::Removed), "{other:?}"),
+        }
+        assert!(rewrites.len() < 5, "{rewrites:?}");
+    }
+    assert_eq!(rewrites, [vec![SegmentId(2)], vec![]]);
+    assert!(world.records.holds(SegmentId(1)));
 }
