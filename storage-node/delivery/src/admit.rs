@@ -16,7 +16,7 @@ use bytes::Bytes;
 use longshore_wire::batch::{Batch, BatchBuilder, Item, Returned, Settle};
 use longshore_wire::{DecodeError, Offset, OffsetRange, SessionId, Term};
 
-/// Of a range that was settled in vain: as many messages are not claimed by a report that comes after the answer.
+/// Of what one settlement settled in vain: as many messages are not claimed by a report that comes after the answer.
 const SETTLED_IN_VAIN_MAX: usize = 4_096;
 
 impl Delivery {
@@ -53,30 +53,42 @@ impl Delivery {
     /// when it attached here, so that is out with it for nothing: what it returned, and what it acked or refused in vain,
     /// because the message was out to another session then (simulation, seeds 1128 and 1573).
     pub fn already_applied(&mut self, session: SessionId, settle: &Settle, shard: &impl View) {
+        if !self.leading || settle.term >= self.core.term {
+            // Of this term the leases say it all, and one may be of a later delivery to the same session.
+            return;
+        }
         let queue = QueueId { log: settle.log, cursor: settle.cursor };
         let cursor = shard.cursor(settle.log, settle.cursor);
-        let Some(durable) = self.durable.get_mut(&queue).filter(|_| self.leading) else { return };
+        // A queue where nothing is out may be forgotten; the report is still to come then.
+        let mut durable = self.durable.get_mut(&queue);
         for back in &settle.returned {
-            let lease = durable.desk.leases.get(back.offset);
-            let claimed = lease
-                .is_some_and(|lease| lease.owner.session == session && lease.is(back.lease, settle.term));
-            if claimed {
+            let lease = durable.as_ref().and_then(|durable| durable.desk.leases.get(back.offset));
+            let Some(lease) = lease else {
+                // (simulation, seed 3735)
+                self.core.note_done_early(session, queue, returned_under(settle.term, back));
+                continue;
+            };
+            if lease.owner.session == session
+                && lease.is(back.lease, settle.term)
+                && let Some(durable) = &mut durable
+            {
                 durable.returned(back, settle.term, &mut self.core);
                 self.agenda.mark(queue);
-            } else if lease.is_none() && settle.term < self.core.term {
-                // The report is still to come (simulation, seed 3735).
-                self.core.note_done_early(session, queue, returned_under(settle.term, back));
             }
         }
+        let mut notes = if self.core.reported.contains(&session) { 0 } else { SETTLED_IN_VAIN_MAX };
         let dead = settle.dead.iter().map(|(at, _)| OffsetRange::one(*at));
         for range in settle.acked.iter().copied().chain(dead) {
-            for at in durable.desk.leases.of_term(session, settle.term, range) {
-                durable.take_back(at, &mut self.core);
-                self.agenda.mark(queue);
+            if let Some(durable) = &mut durable {
+                for at in durable.desk.leases.of_term(session, settle.term, range) {
+                    durable.take_back(at, &mut self.core);
+                    self.agenda.mark(queue);
+                }
             }
             let unsettled = cursor.iter().flat_map(|cursor| unsettled_in(cursor, range));
-            for at in unsettled.take(SETTLED_IN_VAIN_MAX) {
-                if durable.desk.leases.get(at).is_none() {
+            for at in unsettled.take(notes) {
+                notes -= 1;
+                if durable.as_ref().is_none_or(|durable| !durable.desk.leases.contains(at)) {
                     self.core.note_done_early(session, queue, Done { at, term: settle.term, lease: None });
                 }
             }

@@ -26,10 +26,10 @@ pub(crate) struct Waiting {
     pub until: Mono,
 }
 
-/// Shared by the queues of a shard.
-/// Early returns that are remembered.
+/// What was done early and is remembered, of all sessions.
 const DONE_EARLY_MAX: usize = 65_536;
 
+/// Shared by the queues of a shard.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub config: Config,

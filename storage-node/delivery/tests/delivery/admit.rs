@@ -169,6 +169,32 @@ fn what_was_returned_under_an_earlier_leader_is_not_claimed_by_a_later_report() 
     }
 }
 
+/// Nobody has attached yet, and a queue without consumers and leases is forgotten meanwhile.
+#[test]
+fn what_was_settled_before_is_not_claimed_although_the_queue_was_forgotten() {
+    let held = |offset| Held { offset: Offset(offset), lease: LeaseId(offset + 1), term: Term(1) };
+    let before = Settle { acked: vec![range(1, 1)], returned: returned(&[3]), dead: vec![], ..settle() };
+    let mut world = world();
+    world.lead(2);
+    world.pump();
+    world.delivery.already_applied(MINE, &before, &world.shard);
+    world.delivery.hold(world.now, MINE, QUEUE, &[held(1), held(2), held(3)], &world.shard);
+    world.delivery.session_reported(world.now, MINE);
+    assert_eq!(world.delivery.stat(QUEUE, &world.shard).unwrap().unacked, 1);
+}
+
+/// Acks do not name the lease: one of a later delivery to the same session must stand.
+#[test]
+fn a_batch_that_comes_again_takes_no_lease_of_its_own_term() {
+    let mut world = world();
+    let in_vain = Settle { acked: vec![range(0, 9)], returned: vec![], dead: vec![], ..settle() };
+    let unacked = |world: &World| world.delivery.stat(QUEUE, &world.shard).unwrap().unacked;
+    let out = unacked(&world);
+    assert!(out > 0);
+    world.delivery.already_applied(MINE, &in_vain, &world.shard);
+    assert_eq!(unacked(&world), out);
+}
+
 #[test]
 fn a_return_of_an_earlier_term_does_not_end_a_newer_lease_of_the_same_session() {
     let mut world = world();
