@@ -74,7 +74,7 @@ pub(crate) struct Host {
     pub blocked: bool,
     /// What this node asks meta for until the cluster is formed.
     pub formation: Option<v1::FormCluster>,
-    /// Restored machines that wait for their first checkpoint.
+    /// Groups whose next checkpoint is of the whole state, and due.
     pub replace_checkpoint: BTreeSet<ShardId>,
     pub reconcile_due: bool,
     pub usage: Usage,

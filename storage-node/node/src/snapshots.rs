@@ -13,7 +13,7 @@ use crate::pages;
 use crate::shard_host::ShardHost;
 use bytes::Bytes;
 use longshore_checkpoint::Mark;
-use longshore_consensus::{Event, SnapshotMeta, Store};
+use longshore_consensus::{BOOTSTRAP_INDEX, Event, SnapshotMeta, Store};
 use longshore_meta::Meta;
 use longshore_mutations::{self as mutations, Mutation};
 use longshore_proto::v1::{FetchReply, FetchRequest};
@@ -66,11 +66,12 @@ impl Host {
     }
 
     /// Whether the group's log begins where the staged snapshot ends, and no checkpoint reaches that far yet: the staged pages
-    /// are all that a start could begin with. A newer snapshot must not be staged over them (simulation, seeds 470 and 516).
+    /// are all that a start could begin with. A newer snapshot must not be staged over them (simulation, seeds 470 and 516). A
+    /// log that begins behind its bootstrap stands on nothing: the empty state is the one there.
     pub(crate) fn stands_on_staged(&self, store: &Store, group: ShardId) -> bool {
         let base = store.log().first_index(group).map_or(Index(0), |first| Index(first.0.saturating_sub(1)));
         let checkpoint = self.pages.mark(group).map_or(Index(0), |mark| mark.index);
-        checkpoint < base
+        checkpoint.max(BOOTSTRAP_INDEX) < base
     }
 
     /// Consensus wants a snapshot's pages staged and its bodies here.
@@ -104,9 +105,14 @@ impl Host {
             State::Shard(shard) => missing_of(&self.records, group, shard),
         };
         let mark = Mark { index: meta.index, term: meta.term, log_time: LogTime(0), conf: Bytes::new() };
-        match self.pages.replace(ShardId(group.0 | STAGED), mark, staged) {
+        let staged_as = ShardId(group.0 | STAGED);
+        match self.pages.replace(staged_as, mark, staged) {
             Ok(job) => out.tasks.push(Task::Checkpoint(job)),
-            Err(_) => return events.push(failed),
+            Err(_) => {
+                // Perhaps what was staged before is damaged: the next try finds it gone.
+                out.tasks.extend(self.pages.remove(staged_as).map(Task::Checkpoint));
+                return events.push(failed);
+            }
         }
         let number = self.reads.next_number();
         let installing =

@@ -54,7 +54,9 @@ impl Node {
             tracing::error!(node = %config.node, ?damaged, "an index file is damaged; who lacks its records is rebuilt");
         }
         let pages = PageStore::open(disk, config.checkpoint.clone())?;
-        let damaged = pages.damaged.iter().map(|damaged| damaged.group).collect();
+        // A damaged staged file says nothing of its group: whether the log stands on it shows below.
+        let of_groups = |group: &ShardId| staged_group(*group).is_none();
+        let damaged = pages.damaged.iter().map(|damaged| damaged.group).filter(of_groups).collect();
         let host = Host::new(config.clone(), now, records, pages.store, damaged);
         let store = Store::new(config.consensus.clone(), log, now)?;
         let suspects = if opened.damaged.is_empty() { Vec::new() } else { store.log().groups() };

@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may end by them")]
 
 use super::*;
+use crate::io::TaskDone;
 use crate::segments::SegmentBook;
 use crate::testing;
+use longshore_checkpoint::PageStore;
 use longshore_consensus::{Machine, Membership};
 use longshore_io::sim::SimDisk;
+use longshore_io::{Disk, Mono};
 use longshore_proto::v1::FetchedRecord;
 use longshore_records::{Config, ImportFor, JobOutcome, Lookup, Parts};
 use longshore_shard::Effects;
@@ -115,6 +118,44 @@ fn a_snapshot_without_any_page_is_not_taken_for_an_empty_shard() {
     host.fetch_bodies(GROUP, ReplicaId::new(NodeId(2), 1), snapshot_at(9), &[], &mut events, &mut out);
     assert!(matches!(events[..], [Event::BodiesFailed { group: GROUP, index: Index(9) }]), "{events:?}");
     assert!(out.tasks.is_empty() && host.installing.is_empty());
+}
+
+#[test]
+fn a_replica_that_was_only_bootstrapped_may_take_a_snapshot() {
+    let (host, mut store) = (testing::host(Shard::new(GROUP)), testing::store());
+    let voters = [1, 2, 3].map(|node| ReplicaId::new(NodeId(node), 1));
+    store.bootstrap(GROUP, voters[0], &voters, Mono(0)).unwrap();
+    assert!(store.log().first_index(GROUP) > Some(Index(1)), "its log begins behind the bootstrap");
+    assert!(!host.stands_on_staged(&store, GROUP));
+}
+
+#[test]
+fn a_damaged_staged_file_does_not_keep_the_next_snapshot_away() {
+    let (mut host, mut store, disk) = (host(), testing::store(), SimDisk::new(3));
+    let open = || PageStore::open(Arc::new(disk.clone()), host.config.checkpoint.clone()).unwrap();
+    let mut before = open().store;
+    let mark = Mark { index: Index(5), term: Term(1), log_time: LogTime(0), conf: Bytes::new() };
+    let staged = BTreeMap::from([(Bytes::from_static(b"key"), Bytes::from(vec![7; 9_000]))]);
+    let job = before.replace(ShardId(GROUP.0 | STAGED), mark, staged).unwrap();
+    before.job_done(job.run()).unwrap();
+    let dir = &host.config.checkpoint.dir;
+    for name in disk.list(dir).unwrap() {
+        assert!(disk.flip(&format!("{dir}/{name}"), 5_000, 3));
+    }
+    let damaged = open();
+    assert_eq!(damaged.damaged.len(), 1);
+    host.pages = damaged.store;
+
+    let pages = pages::pack(uploading().all_pages());
+    let (mut events, mut out) = (Vec::new(), Output::default());
+    host.fetch_bodies(GROUP, ReplicaId::new(NodeId(2), 1), snapshot_at(9), &pages, &mut events, &mut out);
+    assert!(matches!(events[..], [Event::BodiesFailed { .. }]), "{events:?}");
+    for task in std::mem::take(&mut out.tasks) {
+        let TaskDone::Checkpoint(done) = task.run() else { panic!("another task") };
+        host.checkpoint_done(&mut store, done, &mut events, &mut out).unwrap();
+    }
+    host.fetch_bodies(GROUP, ReplicaId::new(NodeId(2), 1), snapshot_at(9), &pages, &mut events, &mut out);
+    assert!(host.installing.contains_key(&GROUP));
 }
 
 #[test]
