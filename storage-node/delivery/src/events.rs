@@ -17,6 +17,7 @@ impl Delivery {
         let id = |log: &LogId, cursor: &CursorId| QueueId { log: *log, cursor: *cursor };
         match event {
             Event::Created { .. }
+            | Event::NotCreated { .. }
             | Event::Appended { .. }
             | Event::SessionOpened(_)
             | Event::PositionCommitted { .. } => {}

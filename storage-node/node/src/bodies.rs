@@ -361,7 +361,8 @@ impl Host {
     }
 
     /// Answers a peer. What this node should have and cannot give is never left out in silence: the peer would acknowledge
-    /// a snapshot without these bodies.
+    /// a snapshot without these bodies. What was settled since the snapshot does not come: those entries are committed without the
+    /// receiver, so that every majority has a replica that holds them in its log, and none needs them from the receiver.
     fn export_done(
         &mut self,
         ticket: Ticket,

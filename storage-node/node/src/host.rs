@@ -26,6 +26,7 @@ use longshore_proto::v1::meta_command::Command;
 use longshore_proto::v1::{self, answer, node_item};
 use longshore_records::{PinId, Records};
 use longshore_shard::Shard;
+use longshore_wire::outcome::Refusal;
 use longshore_wire::{CursorId, Index, LogId, NamespaceId, NodeId, ReplicaId, ShardId, Term};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -158,6 +159,12 @@ impl Host {
 
     /// A gateway's stream ended: its consumers wait for it to come back.
     pub fn link_closed(&mut self, link: LinkId) {
+        for waiting in [&mut self.waiting_for_log, &mut self.waiting_for_purge] {
+            waiting.retain(|_, requests| {
+                requests.retain(|(of, _)| *of != link);
+                !requests.is_empty()
+            });
+        }
         if let Some(session) = self.links.close(link) {
             self.session_unlinked(session);
         }
@@ -251,17 +258,24 @@ impl Host {
 
     /// Answers those who waited for a log to exist, or to be purged.
     fn answer_waiting(&mut self, group: ShardId, events: &[longshore_shard::Event]) {
+        use longshore_shard::Event as Happened;
+        let refused = |why: v1::Refused| answer::Result::Refused(why.into());
         for event in events {
-            let (log, done, waiting) = match event {
-                longshore_shard::Event::Created { log } => (log, 0, &mut self.waiting_for_log),
-                longshore_shard::Event::Purged { log, count, .. } => {
-                    (log, *count, &mut self.waiting_for_purge)
+            let (made, purged) = (&mut self.waiting_for_log, &mut self.waiting_for_purge);
+            let (log, result, waiting) = match event {
+                Happened::Created { log } => (log, answer::Result::Done(0), vec![made]),
+                Happened::NotCreated { log, why: Refusal::DroppedLog } => {
+                    (log, refused(v1::Refused::UnknownLog), vec![made])
                 }
+                Happened::NotCreated { log, .. } => (log, refused(v1::Refused::Busy), vec![made]),
+                Happened::Purged { log, count, .. } => (log, answer::Result::Done(*count), vec![purged]),
+                Happened::Dropped { log } => (log, refused(v1::Refused::UnknownLog), vec![made, purged]),
                 _ => continue,
             };
-            for (link, request) in waiting.remove(&(group, *log)).unwrap_or_default() {
-                let result = Some(answer::Result::Done(done));
-                self.links.send(link, node_item::Item::Answer(v1::Answer { request, result }));
+            let waiting = waiting.into_iter().filter_map(|waiting| waiting.remove(&(group, *log)));
+            for (link, request) in waiting.flatten() {
+                let answer = v1::Answer { request, result: Some(result.clone()) };
+                self.links.send(link, node_item::Item::Answer(answer));
             }
         }
     }

@@ -150,7 +150,7 @@ impl ShardHost {
                 Event::SessionClosed(session) => {
                     self.closing.remove(session);
                 }
-                Event::Created { log } => {
+                Event::Created { log } | Event::NotCreated { log, .. } => {
                     self.making.remove(log);
                 }
                 Event::Dropped { log } => {

@@ -101,10 +101,15 @@ impl Shard {
             Item::Append { origin, record } => return self.append(entry, origin, &record, place, out),
             Item::Part { upload, .. } => self.sessions.part(entry.session, upload, place).map(|()| 1),
             Item::Settle(settle) => self.settle(entry, settle, out),
-            Item::CreateLog { log, spec } => self.logs.create(log, spec, entry.now).map(|created| {
-                out.events.extend(created.then_some(Event::Created { log }));
-                u64::from(created)
-            }),
+            Item::CreateLog { log, spec } => {
+                let created = self.logs.create(log, spec, entry.now);
+                out.events.extend(match created {
+                    Ok(true) => Some(Event::Created { log }),
+                    Ok(false) => None,
+                    Err(why) => Some(Event::NotCreated { log, why }),
+                });
+                created.map(u64::from)
+            }
             Item::DropLog { log, .. } => {
                 let dropped = self.logs.remove(log);
                 out.events.extend(dropped.then_some(Event::Dropped { log }));

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use longshore_wire::batch::Returned;
+use longshore_wire::outcome::Refusal;
 use longshore_wire::row::Row;
 use longshore_wire::{BatchNo, CursorId, LeaseId, LogId, LogTime, Offset, OffsetRange, SessionId, Term};
 
@@ -84,6 +85,13 @@ pub enum Event {
     Created {
         /// Which.
         log: LogId,
+    },
+    /// A log was not made: it was dropped before, or a bound is reached. Somebody waits for the answer.
+    NotCreated {
+        /// Which.
+        log: LogId,
+        /// Why.
+        why: Refusal,
     },
     /// A log was dropped for ever.
     Dropped {

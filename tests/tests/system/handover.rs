@@ -10,50 +10,58 @@ use longshore_tests::system::{admin, full_size, inspect, run, until};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-const UNACKED: u64 = 1_000;
 /// Requests, each with a reply queue of its own.
 const ROUNDS: u64 = 10_000;
 /// Clients that ask at the same time.
 const REQUESTERS: usize = 8;
 
-#[test]
-fn fault_leader_transfer_delivers_no_unacked_message_again() -> Result<()> {
-    run("transfer", Duration::from_secs(120), async |dir| {
+/// A consumer takes `unacked` messages without acking, the queue's leader changes twice, and only what is published then comes.
+fn transfer_keeps_what_is_out(name: &str, unacked: u64, prefetch: u16) -> Result<()> {
+    run(name, Duration::from_secs(120), async |dir| {
         let cluster = Cluster::start(dir, 1, &[]).await?;
-        fill(&cluster.amqp(), "q", 0..UNACKED, 256).await?;
+        fill(&cluster.amqp(), "q", 0..unacked, 100).await?;
         let connection = connect(&cluster.amqp()).await?;
-        let (channel, mut consumer) = consume(&connection, "q", 2_000).await?;
-        let (mut tags, mut seen) = (Vec::new(), BTreeSet::new());
-        for _ in 0..UNACKED {
+        let (channel, mut consumer) = consume(&connection, "q", prefetch).await?;
+        let (mut last, mut seen) = (0, BTreeSet::new());
+        for _ in 0..unacked {
             let delivery = next(&mut consumer).await?;
             ensure!(!delivery.redelivered && seen.insert(number_of(&delivery.data)?), "delivered twice");
-            tags.push(delivery.delivery_tag);
+            last = delivery.delivery_tag;
         }
         let listed = admin::queue(&cluster.management(0), "q").await?;
         let shard = listed["shard"].as_u64().context("the queue's shard")? as u32;
         let leader = inspect::leader(&cluster, shard).await?;
-        let mut published = UNACKED;
+        let mut published = unacked;
         for to in [(leader + 1) % 3, (leader + 2) % 3] {
             inspect::transfer(&cluster, shard, to).await?;
             // What is published now comes, and nothing else does.
-            fill(&cluster.amqp(), "q", published..published + 100, 256).await?;
+            fill(&cluster.amqp(), "q", published..published + 100, 100).await?;
             for _ in 0..100 {
                 let delivery = next(&mut consumer).await?;
                 let number = number_of(&delivery.data)?;
                 ensure!(number >= published && seen.insert(number), "message {number} was delivered again");
-                tags.push(delivery.delivery_tag);
+                last = delivery.delivery_tag;
             }
             published += 100;
         }
-        for tag in tags {
-            channel.basic_ack(tag, BasicAckOptions::default()).await?;
-        }
+        channel.basic_ack(last, BasicAckOptions { multiple: true }).await?;
         until("all acks to be taken", Duration::from_secs(20), async || {
             let listed = admin::queue(&cluster.management(0), "q").await?;
             if listed["messages"] == 0 { Ok(Some(())) } else { anyhow::bail!("{listed}") }
         })
         .await
     })
+}
+
+#[test]
+fn fault_leader_transfer_delivers_no_unacked_message_again() -> Result<()> {
+    transfer_keeps_what_is_out("transfer", 1_000, 2_000)
+}
+
+/// A consumer without prefetch may have more out than one item of a stream can name.
+#[test]
+fn fault_leader_transfer_keeps_half_a_million_unacked_messages() -> Result<()> {
+    transfer_keeps_what_is_out("transfer-many", 500_000, 0)
 }
 
 /// Answers every request with its own body, for ever.

@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test may end by it")]
 
 use super::*;
+use crate::io::LinkItem;
 use crate::testing;
 use longshore_checkpoint::Mark;
 use longshore_proto::v1::{MetaCommand, Queue, Span};
-use longshore_wire::LogTime;
+use longshore_wire::batch::{BatchBuilder, Item};
 use longshore_wire::context::EntryContext;
+use longshore_wire::spec::LogSpec;
+use longshore_wire::{BatchNo, LogTime, Revision, SessionId};
 use prost::Message;
 
 const GROUP: ShardId = ShardId(3);
@@ -123,4 +126,40 @@ fn a_name_is_not_taken_back_from_a_queue_that_another_leader_has() {
     moved.transient_gone(GROUP, log(), NamespaceId(1), &Bytes::from_static(b"q"));
     moved.tend_claims();
     assert!(wanted(&mut moved).is_empty());
+}
+
+/// What links were told since the last call.
+fn answers(host: &mut Host) -> Vec<(LinkId, u64, Option<answer::Result>)> {
+    let mut items = Vec::new();
+    host.links.take(&mut items);
+    let answer = |item: LinkItem| match item.item {
+        node_item::Item::Answer(answer) => Some((item.link, answer.request, answer.result)),
+        _ => None,
+    };
+    items.into_iter().filter_map(answer).collect()
+}
+
+#[test]
+fn who_waits_for_a_log_that_is_dropped_before_it_is_made_hears_so() {
+    let mut host = testing::host(Shard::new(GROUP));
+    let (log, link, gone) = (LogId(9), LinkId(5), LinkId(6));
+    host.links.open(link, SessionId(3));
+    host.links.open(gone, SessionId(4));
+    let shard = host.shards.get_mut(&GROUP).unwrap();
+    (shard.role, shard.making) = (Role::Leader { term: Term(1) }, [log].into());
+    for waiting in [&mut host.waiting_for_log, &mut host.waiting_for_purge] {
+        waiting.insert((GROUP, log), vec![(link, 1), (gone, 2)]);
+    }
+    host.link_closed(gone);
+
+    let (mut drop, mut create) = (BatchBuilder::new(SessionId(0)), BatchBuilder::new(SessionId(0)));
+    drop.push(&Item::DropLog { log, revision: Revision(1) });
+    create.push(&Item::CreateLog { log, spec: LogSpec::QUEUE });
+    let context = EntryContext::default().encode();
+    host.apply(GROUP, Index(1), Term(1), &context, &drop.finish(BatchNo(0)));
+    assert!(answers(&mut host).is_empty(), "it never was");
+    host.apply(GROUP, Index(2), Term(1), &context, &create.finish(BatchNo(0)));
+    let refused = answer::Result::Refused(v1::Refused::UnknownLog.into());
+    assert_eq!(answers(&mut host), [(link, 1, Some(refused))]);
+    assert!(host.waiting_for_log.is_empty() && host.shards[&GROUP].making.is_empty());
 }

@@ -51,6 +51,7 @@ fn row(row: &Row) -> String {
 fn event(event: &Event) -> String {
     match event {
         Event::Created { log } => format!("created {log}"),
+        Event::NotCreated { log, why } => format!("not created {log}: {why:?}"),
         Event::Dropped { log } => format!("dropped {log}"),
         Event::Appended { log, first, next } => format!("appended {log}: next {first} -> {next}"),
         Event::Settled { log, ranges, .. } => format!("settled {log}: {}", list(ranges)),
