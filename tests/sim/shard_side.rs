@@ -24,6 +24,9 @@ const LIMITS: Limits = Limits {
     tries_max: 50,
 };
 
+/// Few, so that most attaches need more than one item.
+const NAMES_MAX: usize = 3;
+
 /// One shard.
 pub struct ShardSide {
     pub sender: Sender<Tag>,
@@ -39,7 +42,7 @@ impl ShardSide {
     pub fn new(shard: ShardId, session: SessionId) -> ShardSide {
         ShardSide {
             sender: Sender::new(session, LIMITS),
-            consumers: Consumers::new(shard),
+            consumers: Consumers::new(shard, NAMES_MAX),
             leader: None,
             link: None,
             pieces: Pieces::default(),

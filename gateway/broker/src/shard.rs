@@ -12,7 +12,7 @@ use crate::session::consumers::{AttachResult, Verdict, Wanted, item};
 use crate::session::pieces::Pieces;
 use crate::session::sender::{Appended, Limits, Resolved, Sender, SenderError};
 use crate::session::settles::End;
-use crate::session::{Chunk, Consumers, Upload};
+use crate::session::{Chunk, Consumers, NAMES_MAX, Upload};
 use bytes::Bytes;
 use longshore_proto::v1::{self, gateway_item::Item};
 use longshore_wire::record::{NO_CLIENT_TIME, Record};
@@ -92,7 +92,7 @@ impl Shard {
             appends,
             appends_seen: 0,
             sender: Sender::new(session, Limits::default()),
-            consumers: Consumers::new(id),
+            consumers: Consumers::new(id, NAMES_MAX),
             pieces: Pieces::default(),
             leader: None,
             outbox: None,
@@ -391,8 +391,8 @@ impl State {
 
     /// Attaches a consumer of a transient queue to the queue's log as it is now.
     pub fn attach_again(&mut self, id: u64, log: LogId) {
-        if let Some(attach) = self.consumers.attach_again(id, log) {
-            self.push(Item::Attach(attach));
+        for item in self.consumers.attach_again(id, log) {
+            self.push_item(item);
         }
     }
 

@@ -90,6 +90,11 @@ impl Delivery {
         Counters { consumers: self.consumers.len() as u64, ..self.core.counters }
     }
 
+    /// How many messages may be out at a time.
+    pub fn leases_max(&self) -> u64 {
+        self.core.config.leases_max
+    }
+
     /// The queue, remembered from now on and looked at in the next turn.
     pub(crate) fn track(&mut self, queue: QueueId) -> &mut Durable {
         self.agenda.mark(queue);

@@ -1,9 +1,10 @@
 //! The leases of one queue: which message is out with whom. One live lease per message, by construction.
 
+use crate::blocks::Blocks;
 use crate::command::{ConsumerKey, Held};
 use longshore_io::Mono;
 use longshore_wire::{LeaseId, Offset, OffsetRange, SessionId, Term};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// One message that is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl Kept {
 /// Leases by offset.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    out: BTreeMap<Offset, Kept>,
+    out: Blocks<Kept>,
     deadlines: BTreeSet<(Mono, Offset)>,
 }
 
@@ -84,15 +85,15 @@ impl Leases {
     }
 
     pub fn get(&self, at: Offset) -> Option<Lease> {
-        self.out.get(&at).map(Kept::lease)
+        self.out.get(at).map(Kept::lease)
     }
 
     pub fn contains(&self, at: Offset) -> bool {
-        !self.out.is_empty() && self.out.contains_key(&at)
+        !self.out.is_empty() && self.out.get(at).is_some()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (Offset, Lease)> {
-        self.out.iter().map(|(at, kept)| (*at, kept.lease()))
+        self.out.iter().map(|(at, kept)| (at, kept.lease()))
     }
 
     /// A message goes out, or a lease of an earlier term stands.
@@ -105,31 +106,26 @@ impl Leases {
     }
 
     pub fn remove(&mut self, at: Offset) -> Option<Lease> {
-        let kept = self.out.remove(&at)?;
+        let kept = self.out.remove(at)?;
         self.deadlines.remove(&(kept.deadline, at));
         Some(kept.lease())
     }
 
     /// Ends all leases in `range`; how many.
     pub fn remove_range(&mut self, range: OffsetRange) -> u64 {
-        if range.first == range.last {
-            return u64::from(self.remove(range.first).is_some());
-        }
-        let mut removed = 0;
-        for (at, kept) in self.out.extract_if(range.first..=range.last, |_, _| true) {
+        let deadlines = &mut self.deadlines;
+        self.out.remove_range(range, |at, kept| {
             if kept.deadline != NO_DEADLINE {
-                self.deadlines.remove(&(kept.deadline, at));
+                deadlines.remove(&(kept.deadline, at));
             }
-            removed += 1;
-        }
-        removed
+        })
     }
 
     /// Gives a lease that stands to the consumer that holds it now. The session itself (number 0) takes none from
     /// its consumers.
     pub fn hand_on(&mut self, at: Offset, to: ConsumerKey) {
         if to.consumer > 0
-            && let Some(kept) = self.out.get_mut(&at)
+            && let Some(kept) = self.out.get_mut(at)
         {
             kept.owner = to;
         }
@@ -137,7 +133,7 @@ impl Leases {
 
     /// The owner's return of a message was admitted: its deadline counts no more.
     pub fn set_returning(&mut self, at: Offset) {
-        let Some(kept) = self.out.get_mut(&at) else { return };
+        let Some(kept) = self.out.get_mut(at) else { return };
         kept.term |= RETURNING;
         self.deadlines.remove(&(kept.deadline, at));
         kept.deadline = NO_DEADLINE;
@@ -145,7 +141,7 @@ impl Leases {
 
     /// Begins the end of a lease, which it answers: its return is proposed again at `again` unless it is applied before.
     pub fn end(&mut self, at: Offset, again: Mono) -> Option<Lease> {
-        let kept = self.out.get_mut(&at)?;
+        let kept = self.out.get_mut(at)?;
         self.deadlines.remove(&(kept.deadline, at));
         kept.deadline = again;
         kept.term |= ENDING;
@@ -165,34 +161,41 @@ impl Leases {
 
     /// What one consumer has out and nobody is returning yet, in order.
     pub fn of_consumer(&self, owner: ConsumerKey) -> Vec<Offset> {
-        self.out.iter().filter(|(_, kept)| kept.owner == owner && kept.is_open()).map(|(at, _)| *at).collect()
+        self.open_of(owner).map(|(at, _)| at).collect()
+    }
+
+    fn open_of(&self, owner: ConsumerKey) -> impl Iterator<Item = (Offset, Lease)> {
+        let open = self.out.iter().filter(move |(_, kept)| kept.owner == owner && kept.is_open());
+        open.map(|(at, kept)| (at, kept.lease()))
     }
 
     /// What a consumer has out but does not name as held: it was lost on its way. A message that it names under an earlier lease
     /// counts as lost, too.
     pub fn unnamed(&self, owner: ConsumerKey, held: &[Held]) -> Vec<Offset> {
-        let named: BTreeSet<_> = held.iter().map(|held| (held.offset, held.lease, held.term)).collect();
-        let lost =
-            |at: &Offset| self.get(*at).is_some_and(|lease| !named.contains(&(*at, lease.id, lease.term)));
-        self.of_consumer(owner).into_iter().filter(lost).collect()
+        let mut named: Vec<_> = held.iter().map(|held| (held.offset, held.lease, held.term)).collect();
+        named.sort_unstable();
+        let lost = |(at, lease): (Offset, Lease)| {
+            named.binary_search(&(at, lease.id, lease.term)).is_err().then_some(at)
+        };
+        self.open_of(owner).filter_map(lost).collect()
     }
 
     /// What a session has out without a consumer (gets, ended consumers; `is_consumer` tells) and nobody is returning yet.
     pub fn loose_of(&self, session: SessionId, is_consumer: impl Fn(ConsumerKey) -> bool) -> Vec<Offset> {
         let loose = |kept: &Kept| kept.owner.session == session && kept.is_open() && !is_consumer(kept.owner);
-        self.out.iter().filter(|(_, kept)| loose(kept)).map(|(at, _)| *at).collect()
+        self.out.iter().filter(|(_, kept)| loose(kept)).map(|(at, _)| at).collect()
     }
 
     /// What an ended session has out, in order. Its own returns count no more: a closed session's batches
     /// are refused by apply.
     pub fn of_session(&self, session: SessionId) -> Vec<Offset> {
         let mine = |kept: &Kept| kept.owner.session == session && kept.term & ENDING == 0;
-        self.out.iter().filter(|(_, kept)| mine(kept)).map(|(at, _)| *at).collect()
+        self.out.iter().filter(|(_, kept)| mine(kept)).map(|(at, _)| at).collect()
     }
 
     /// The leases within `range`.
     pub fn range(&self, range: OffsetRange) -> impl Iterator<Item = (Offset, Lease)> {
-        self.out.range(range.first..=range.last).map(|(at, kept)| (*at, kept.lease()))
+        self.out.range(range).map(|(at, kept)| (at, kept.lease()))
     }
 
     /// What a session has out of a range under leases of this term and nobody is returning yet.
@@ -204,7 +207,7 @@ impl Leases {
 
     /// Ends the leases for which `ended` says so; how many.
     pub fn remove_if(&mut self, mut ended: impl FnMut(Offset) -> bool) -> u64 {
-        let gone: Vec<Offset> = self.out.keys().copied().filter(|at| ended(*at)).collect();
+        let gone: Vec<Offset> = self.out.iter().map(|(at, _)| at).filter(|at| ended(*at)).collect();
         for at in &gone {
             self.remove(*at);
         }
@@ -213,7 +216,7 @@ impl Leases {
 
     /// Everything that is out, as runs.
     pub fn ranges(&self) -> Vec<OffsetRange> {
-        runs(self.out.keys().copied())
+        runs(self.out.iter().map(|(at, _)| at))
     }
 }
 

@@ -35,6 +35,7 @@
 //! | `consumers`, `leases`, `ready` | credit and fairness; what is out; what could go |
 //! | `durable`, `window`, `stock`, `reader`, `takes` | a replicated log's cursor; its rows ahead; which of them may go; readers by position; receivers without a connection |
 //! | `transient`, `transients` | a queue in memory; all of them by name and owner |
+//! | `blocks` | a map for offsets that lie close together |
 //! | `agenda`, `core` | who has work; what all queues share |
 //! | `view` | what is read of the shard's state |
 #![forbid(unsafe_code)]
@@ -42,6 +43,7 @@
 mod action;
 mod admit;
 mod agenda;
+mod blocks;
 mod command;
 mod config;
 mod consumers;

@@ -179,6 +179,7 @@ impl Host {
                 self.links.send(turn.link, answer(i.request, answer::Result::Text(text)));
             }
             I::Reported(_) => host.delivery.session_reported(turn.now, turn.session),
+            I::Hold(i) if i.consumer != 0 => host.name(turn.session, i.consumer, held(&i.held)),
             I::Hold(_) if !self.ensure_session(turn, host) => {}
             I::Hold(i) => {
                 let id = queue(i.log, i.cursor);
@@ -253,6 +254,8 @@ impl Host {
 
     fn attach(&mut self, turn: &ItemTurn<'_>, host: &mut ShardHost, attach: v1::Attach) {
         let id = queue(attach.log, attach.cursor);
+        let mut names = host.naming.remove(&(turn.session, attach.consumer)).unwrap_or_default();
+        names.extend(held(&attach.held));
         if !id.log.is_transient() && !self.ensure_session(turn, host) {
             let attached = v1::Attached {
                 shard: host.id.0,
@@ -273,7 +276,7 @@ impl Host {
             credit_messages: attach.credit_messages,
             credit_bytes: attach.credit_bytes,
             lease_ms: None,
-            held: held(&attach.held),
+            held: names,
             attempt: attach.attempt,
         };
         // Whatever still waits for its body was handed over for an earlier attach: it is taken back.

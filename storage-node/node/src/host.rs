@@ -173,8 +173,7 @@ impl Host {
     /// The session has no stream here any more, or a new one: its consumers attach again.
     pub fn session_unlinked(&mut self, session: longshore_wire::SessionId) {
         for (id, host) in &mut self.shards {
-            host.delivery.link_lost(session);
-            host.transient_uploads.forget(session);
+            host.session_unlinked(session);
             self.dirty.insert(*id);
         }
     }

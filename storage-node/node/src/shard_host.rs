@@ -7,7 +7,7 @@ use crate::links::Links;
 use crate::transient_uploads::TransientUploads;
 use bytes::Bytes;
 use longshore_consensus::{Membership, ProposeError, Role, Store};
-use longshore_delivery::{Action, Actions, Delivery};
+use longshore_delivery::{Action, Actions, Delivery, Held};
 use longshore_io::Mono;
 use longshore_proto::v1::{self, batch_outcome, node_item};
 use longshore_shard::{BatchResult, Effects, Event, Shard};
@@ -18,7 +18,7 @@ use longshore_wire::{
     BATCH_BYTES_MAX, BatchNo, INTERNAL_SESSION, Index, LogId, LogTime, NodeId, OffsetRange, SessionId,
     ShardId, Term,
 };
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What an entry counts towards the next checkpoint besides its data, in bytes. Never 0: an empty entry (each new
 /// leader begins with one) pins its segment like any other, and an idle group must be checkpointed for its sake.
@@ -54,6 +54,8 @@ pub(crate) struct ShardHost {
     pub dropping: BTreeSet<LogId>,
     /// Large bodies on their way to transient queues.
     pub transient_uploads: TransientUploads,
+    /// What consumers have out, as they name it ahead of their attach.
+    pub naming: BTreeMap<(SessionId, u64), Vec<Held>>,
     /// What the leader itself wants replicated.
     pub proposals: Vec<Item>,
     /// What consensus could not take yet (leadership is being handed over, or too much waits for commits).
@@ -79,6 +81,7 @@ impl ShardHost {
             making: BTreeSet::new(),
             dropping: BTreeSet::new(),
             transient_uploads: TransientUploads::default(),
+            naming: BTreeMap::new(),
             proposals: Vec::new(),
             unproposed: VecDeque::new(),
             effects: Effects::default(),
@@ -93,6 +96,22 @@ impl ShardHost {
             Role::Leader { term } => Some(term),
             Role::Follower { .. } => None,
         }
+    }
+
+    /// Keeps what a consumer has out for its attach, which comes next. Beyond the shard's bound on leases nothing is kept: what is
+    /// not named is handed over again.
+    pub fn name(&mut self, session: SessionId, consumer: u64, held: Vec<Held>) {
+        let named: usize = self.naming.values().map(Vec::len).sum();
+        if ((named + held.len()) as u64) < self.delivery.leases_max() {
+            self.naming.entry((session, consumer)).or_default().extend(held);
+        }
+    }
+
+    /// The session's stream ended: it names everything again.
+    pub fn session_unlinked(&mut self, session: SessionId) {
+        self.delivery.link_lost(session);
+        self.transient_uploads.forget(session);
+        self.naming.retain(|(of, _), _| *of != session);
     }
 
     /// Applies one committed entry; answers gateways if this node leads.
@@ -201,6 +220,7 @@ impl ShardHost {
             (None, Role::Follower { .. }) => {}
         }
         self.transient_uploads.clear();
+        self.naming.clear();
         self.opening.clear();
         self.closing.clear();
         self.making.clear();

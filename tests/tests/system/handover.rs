@@ -19,14 +19,17 @@ const REQUESTERS: usize = 8;
 fn transfer_keeps_what_is_out(name: &str, unacked: u64, prefetch: u16) -> Result<()> {
     run(name, Duration::from_secs(120), async |dir| {
         let cluster = Cluster::start(dir, 1, &[]).await?;
+        // What is on its way while a leader moves by itself would come again, marked so.
+        inspect::wait_for_spread_leaders(&cluster).await?;
         fill(&cluster.amqp(), "q", 0..unacked, 100).await?;
         let connection = connect(&cluster.amqp()).await?;
         let (channel, mut consumer) = consume(&connection, "q", prefetch).await?;
-        let (mut last, mut seen) = (0, BTreeSet::new());
+        let mut seen = BTreeSet::new();
         for _ in 0..unacked {
             let delivery = next(&mut consumer).await?;
-            ensure!(!delivery.redelivered && seen.insert(number_of(&delivery.data)?), "delivered twice");
-            last = delivery.delivery_tag;
+            let number = number_of(&delivery.data)?;
+            ensure!(seen.insert(number), "message {number} came twice");
+            ensure!(!delivery.redelivered, "message {number} is marked, behind {} others", seen.len());
         }
         let listed = admin::queue(&cluster.management(0), "q").await?;
         let shard = listed["shard"].as_u64().context("the queue's shard")? as u32;
@@ -40,11 +43,21 @@ fn transfer_keeps_what_is_out(name: &str, unacked: u64, prefetch: u16) -> Result
                 let delivery = next(&mut consumer).await?;
                 let number = number_of(&delivery.data)?;
                 ensure!(number >= published && seen.insert(number), "message {number} was delivered again");
-                last = delivery.delivery_tag;
             }
             published += 100;
         }
-        channel.basic_ack(last, BasicAckOptions { multiple: true }).await?;
+        // Tags count from 1. Half of it is acked, and the rest comes again once the connection is gone.
+        let acked = published / 2;
+        channel.basic_ack(acked, BasicAckOptions { multiple: true }).await?;
+        connection.close(200, "done".into()).await?;
+        let connection = connect(&cluster.amqp()).await?;
+        let (channel, mut consumer) = consume(&connection, "q", prefetch).await?;
+        for number in acked..published {
+            let delivery = next(&mut consumer).await?;
+            let came = number_of(&delivery.data)?;
+            ensure!(delivery.redelivered && came == number, "{came} came instead of {number}");
+        }
+        channel.basic_ack(published - acked, BasicAckOptions { multiple: true }).await?;
         until("all acks to be taken", Duration::from_secs(20), async || {
             let listed = admin::queue(&cluster.management(0), "q").await?;
             if listed["messages"] == 0 { Ok(Some(())) } else { anyhow::bail!("{listed}") }
@@ -60,8 +73,8 @@ fn fault_leader_transfer_delivers_no_unacked_message_again() -> Result<()> {
 
 /// A consumer without prefetch may have more out than one item of a stream can name.
 #[test]
-fn fault_leader_transfer_keeps_half_a_million_unacked_messages() -> Result<()> {
-    transfer_keeps_what_is_out("transfer-many", 500_000, 0)
+fn fault_leader_transfer_keeps_more_than_one_item_can_name() -> Result<()> {
+    transfer_keeps_what_is_out("transfer-many", 400_000, 0)
 }
 
 /// Answers every request with its own body, for ever.

@@ -31,7 +31,7 @@ fn attached(consumer: u64, term: u64, attempt: u64, refused: Option<v1::Refused>
 }
 
 fn with_consumer(start: Option<StartAt>) -> Consumers<&'static str> {
-    let mut consumers = Consumers::new(ShardId(1));
+    let mut consumers = Consumers::new(ShardId(1), NAMES_MAX);
     let attach = consumers.attach(5, wanted(start), "me");
     assert_eq!((attach.credit_messages, attach.again, attach.held.len()), (10, false, 0));
     assert_eq!(consumers.attached(&attached(5, 3, 1, None)), (AttachResult::Made, Some("me")));
@@ -133,7 +133,7 @@ fn what_was_on_its_way_to_a_consumer_that_ended_goes_back() {
 
 #[test]
 fn what_a_get_took_is_given_back_with_its_connection() {
-    let mut consumers: Consumers<&str> = Consumers::new(ShardId(1));
+    let mut consumers: Consumers<&str> = Consumers::new(ShardId(1), NAMES_MAX);
     consumers.got(Term(2), &delivery(0, 7, 70), "me");
     consumers.got(Term(2), &delivery(0, 8, 80), "you");
     assert_eq!(consumers.take_loose(|owner| *owner == "me"), [(LOG, Term(2), Offset(7), LeaseId(70))]);
@@ -143,7 +143,7 @@ fn what_a_get_took_is_given_back_with_its_connection() {
 
 #[test]
 fn a_busy_leader_is_asked_again_and_a_refusal_ends_the_consumer() {
-    let mut consumers = Consumers::new(ShardId(1));
+    let mut consumers = Consumers::new(ShardId(1), NAMES_MAX);
     consumers.attach(5, wanted(None), "me");
     let busy = attached(5, 1, 1, Some(v1::Refused::Busy));
     assert_eq!(consumers.attached(&busy).0, AttachResult::Later);
@@ -175,4 +175,25 @@ fn pieces_make_one_delivery() {
     pieces.clear();
     assert_eq!(pieces.take(piece(b"abc")), None, "of a leader before");
     assert!(pieces.take(delivery(1, 9, 9)).is_some(), "small ones pass");
+}
+
+/// A consumer without prefetch may hold more than one item can name: the leader would never hear of any of it.
+#[test]
+fn what_does_not_fit_into_an_attach_is_named_before_it() {
+    let mut consumers = Consumers::new(ShardId(1), 3);
+    consumers.attach(5, wanted(None), "me");
+    consumers.attached(&attached(5, 3, 1, None));
+    for offset in 0..8 {
+        consumers.delivery(Term(3), &delivery(5, offset, 100 + offset), 50);
+    }
+    let items = consumers.attach_all(|_| false);
+    let named = items.iter().map(|item| match &item.item {
+        Some(Item::Hold(hold)) => (hold.consumer, hold.held.iter().map(|held| held.offset).collect()),
+        Some(Item::Attach(attach)) => (0, attach.held.iter().map(|held| held.offset).collect()),
+        _ => (0, Vec::new()),
+    });
+    let named: Vec<(u64, Vec<u64>)> = named.collect();
+    assert_eq!(named, [(5, vec![0, 1, 2]), (5, vec![3, 4, 5]), (0, vec![6, 7]), (0, vec![])]);
+    assert_eq!(consumers.unanswered(|_| false).len(), 3);
+    assert_eq!(consumers.attach_again(5, LOG).len(), 3);
 }

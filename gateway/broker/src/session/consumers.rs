@@ -114,6 +114,7 @@ pub enum Verdict<O> {
 #[derive(Debug)]
 pub struct Consumers<O> {
     shard: ShardId,
+    names_max: usize,
     term: Term,
     consumers: HashMap<u64, Consumer<O>>,
     loose: BTreeMap<(LogId, Offset), Loose<O>>,
@@ -125,8 +126,8 @@ pub struct Consumers<O> {
 
 /// How many ended consumers are remembered for deliveries that were on their way.
 const ENDED_MAX: usize = 1024;
-/// Leases in one [`v1::Hold`].
-const HOLD_MAX: usize = 10_000;
+/// Leases that one item names, so that it stays well below the size of a message: 36 bytes each at most.
+pub const NAMES_MAX: usize = 10_000;
 
 fn start_at(start: StartAt) -> v1::StartAt {
     use v1::start_at::At;
@@ -141,10 +142,11 @@ fn start_at(start: StartAt) -> v1::StartAt {
 }
 
 impl<O: Clone> Consumers<O> {
-    /// None yet.
-    pub fn new(shard: ShardId) -> Consumers<O> {
+    /// None yet. One item names at most `names_max` leases, at least 1: [`NAMES_MAX`].
+    pub fn new(shard: ShardId, names_max: usize) -> Consumers<O> {
         Consumers {
             shard,
+            names_max: names_max.max(1),
             term: Term(0),
             consumers: HashMap::new(),
             loose: BTreeMap::new(),
@@ -172,7 +174,7 @@ impl<O: Clone> Consumers<O> {
             base: (0, 0),
             held: BTreeMap::new(),
         };
-        let message = attach_message(self.shard, id, &consumer, &self.settling);
+        let message = attach_message(self.shard, id, &consumer, Vec::new());
         self.consumers.insert(id, consumer);
         message
     }
@@ -190,8 +192,7 @@ impl<O: Clone> Consumers<O> {
             if skip(consumer.wanted.log) {
                 continue;
             }
-            let attach = attach_message(self.shard, id, consumer, &self.settling);
-            items.push(item(v1::gateway_item::Item::Attach(attach)));
+            self.attach_items(id, &mut items);
         }
         self.hold_items(&mut items);
         items.push(item(v1::gateway_item::Item::Reported(v1::Reported { shard: self.shard.0 })));
@@ -213,39 +214,65 @@ impl<O: Clone> Consumers<O> {
         }
         for (log, mut held) in by_log {
             held.sort_unstable_by_key(|held| held.offset);
-            for held in held.chunks(HOLD_MAX) {
-                let hold = v1::Hold { shard: self.shard.0, log: log.0, cursor: 0, held: held.to_vec() };
+            for held in held.chunks(self.names_max) {
+                let held = held.to_vec();
+                let hold = v1::Hold { shard: self.shard.0, log: log.0, cursor: 0, held, consumer: 0 };
                 items.push(item(v1::gateway_item::Item::Hold(hold)));
             }
         }
     }
 
+    /// Names all that a consumer has out, settlements without an outcome included: the leader gives back the rest.
+    fn attach_items(&self, id: u64, items: &mut Vec<v1::GatewayItem>) {
+        let Some(consumer) = self.consumers.get(&id) else { return };
+        let held = consumer.held.iter().map(|(offset, (lease, term))| (*offset, *lease, *term));
+        let settling = self.settling.iter().filter(|(_, settling)| settling.consumer == id);
+        let settling = settling.map(|((_, offset), settling)| (*offset, settling.lease, settling.term));
+        let mut held: Vec<v1::Held> = held
+            .chain(settling)
+            .map(|(offset, lease, term)| v1::Held { offset: offset.0, lease: lease.0, term: term.0 })
+            .collect();
+        held.sort_unstable_by_key(|held| held.offset);
+        let (log, cursor) = (consumer.wanted.log.0, consumer.wanted.cursor.0);
+        while held.len() > self.names_max {
+            let rest = held.split_off(self.names_max);
+            let hold = v1::Hold { shard: self.shard.0, log, cursor, held, consumer: id };
+            items.push(item(v1::gateway_item::Item::Hold(hold)));
+            held = rest;
+        }
+        let attach = attach_message(self.shard, id, consumer, held);
+        items.push(item(v1::gateway_item::Item::Attach(attach)));
+    }
+
     /// Attaches without an answer, to be sent again, but for those that `skip` says. If the answer is on its way, what comes
     /// with it is dropped, and handed over again after the answer to this one.
     pub fn unanswered(&mut self, skip: impl Fn(LogId) -> bool) -> Vec<v1::GatewayItem> {
-        let (shard, settling) = (self.shard, &self.settling);
         let waiting =
             self.consumers.iter_mut().filter(|(_, c)| c.stage == Stage::Attaching && !skip(c.wanted.log));
-        let mut messages: Vec<v1::Attach> = waiting
+        let mut ids: Vec<u64> = waiting
             .map(|(id, consumer)| {
                 consumer.begin_attach();
-                attach_message(shard, *id, consumer, settling)
+                *id
             })
             .collect();
-        messages.sort_unstable_by_key(|attach| attach.consumer);
-        messages.into_iter().map(|attach| item(v1::gateway_item::Item::Attach(attach))).collect()
+        ids.sort_unstable();
+        let mut items = Vec::new();
+        ids.into_iter().for_each(|id| self.attach_items(id, &mut items));
+        items
     }
 
     /// Attaches one consumer anew, at a log that was made anew under the same name (transient queues): what it
     /// held is gone with the old one.
-    pub fn attach_again(&mut self, id: u64, log: LogId) -> Option<v1::Attach> {
-        let consumer = self.consumers.get_mut(&id)?;
+    pub fn attach_again(&mut self, id: u64, log: LogId) -> Vec<v1::GatewayItem> {
+        let mut items = Vec::new();
+        let Some(consumer) = self.consumers.get_mut(&id) else { return items };
         if consumer.wanted.log != log {
             consumer.held.clear();
             consumer.wanted.log = log;
         }
         consumer.begin_attach();
-        Some(attach_message(self.shard, id, consumer, &self.settling))
+        self.attach_items(id, &mut items);
+        items
     }
 
     /// The leader answered an attach.
@@ -411,22 +438,8 @@ fn credit_of<O>(consumer: &Consumer<O>) -> (u64, u64) {
     (consumer.granted.0.saturating_sub(consumer.base.0), consumer.granted.1.saturating_sub(consumer.base.1))
 }
 
-/// Names all that the consumer has out, settlements without an outcome included: the leader gives back the rest.
-fn attach_message<O>(
-    shard: ShardId,
-    id: u64,
-    consumer: &Consumer<O>,
-    settling: &BTreeMap<(LogId, Offset), Settling>,
-) -> v1::Attach {
+fn attach_message<O>(shard: ShardId, id: u64, consumer: &Consumer<O>, held: Vec<v1::Held>) -> v1::Attach {
     let (messages, bytes) = credit_of(consumer);
-    let held = consumer.held.iter().map(|(offset, (lease, term))| (*offset, *lease, *term));
-    let settling = settling.iter().filter(|(_, settling)| settling.consumer == id);
-    let settling = settling.map(|((_, offset), settling)| (*offset, settling.lease, settling.term));
-    let mut held: Vec<v1::Held> = held
-        .chain(settling)
-        .map(|(offset, lease, term)| v1::Held { offset: offset.0, lease: lease.0, term: term.0 })
-        .collect();
-    held.sort_unstable_by_key(|held| held.offset);
     v1::Attach {
         shard: shard.0,
         consumer: id,

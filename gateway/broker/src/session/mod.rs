@@ -12,6 +12,6 @@ mod consumer_tests;
 #[cfg(test)]
 mod sender_tests;
 
-pub use consumers::Consumers;
+pub use consumers::{Consumers, NAMES_MAX};
 pub use sender::{Limits, Resolved, Sender, SenderError};
 pub use work::{Chunk, Upload};
