@@ -160,6 +160,10 @@ impl GroupStorage {
         while self.tail.front().is_some_and(|e| e.index <= to) {
             self.pop_front();
         }
+        if self.tail.len() < self.tail.capacity() / 4 {
+            // A group that is quiet now keeps no room for its busy days.
+            self.tail.shrink_to(self.tail.len() * 2);
+        }
         let at = self.terms.partition_point(|(from, _)| *from <= to + 1).saturating_sub(1);
         self.terms.drain(..at);
         self.base = (to, term);

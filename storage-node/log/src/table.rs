@@ -162,6 +162,8 @@ impl Group {
         let tail_drop = (to + 1).saturating_sub(self.tail_first()).min(self.tail.len() as u64) as usize;
         let freed = self.tail.drain(..tail_drop).map(|e| e.bytes()).sum();
         self.slots.drain(..(to - self.mark.index.0) as usize);
+        give_room_back(&mut self.slots);
+        give_room_back(&mut self.tail);
         self.mark = Mark { index: Index(to), term };
         (self.mark, freed)
     }
@@ -218,5 +220,12 @@ impl Group {
         let needless = if early { self.applied } else { self.checkpointed };
         let limit = needless.min(self.durable).min(self.last());
         if lagging_counts { limit.min(self.replicated) } else { limit }
+    }
+}
+
+/// A group that is quiet now keeps no room for its busy days.
+fn give_room_back<T>(queue: &mut VecDeque<T>) {
+    if queue.len() < queue.capacity() / 4 {
+        queue.shrink_to(queue.len() * 2);
     }
 }

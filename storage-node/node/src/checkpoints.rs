@@ -27,14 +27,20 @@ pub(crate) const STAGED: u32 = 1 << 31;
 /// However little is written: this often, in milliseconds, the groups that pin the oldest segment are checkpointed. The
 /// bounds in bytes alone would let a node that is written to slowly keep many segments of nothing.
 const UNPIN_EVERY_MS: u64 = 5_000;
+/// A group that applied so much since its checkpoint, and nothing since the last such look, gets one: its entries leave the
+/// memory, and a restart need not apply them again. Fewer bytes are not worth the files.
+const QUIET_BYTES: u64 = 64 << 10;
 
 impl Host {
     /// Starts what is due.
     pub(crate) fn tend_checkpoints(&mut self, store: &mut Store, everything: bool, out: &mut Output) {
         let mut pinning = store.log().wants_checkpoint();
-        if pinning.is_empty() && self.now >= self.unpin_at {
+        let looks = self.now >= self.unpin_at;
+        if looks {
             self.unpin_at = self.now.plus_ms(UNPIN_EVERY_MS);
-            pinning = store.log().pinning_oldest(1);
+            if pinning.is_empty() {
+                pinning = store.log().pinning_oldest(1);
+            }
         }
         let groups: Vec<ShardId> = store.groups().collect();
         for group in groups {
@@ -43,7 +49,8 @@ impl Host {
                 // Also after one that could not be written.
                 self.replace_checkpoint.insert(group);
             }
-            let due = (everything && self.uncheckpointed(group) > 0)
+            let due = (looks && self.is_quiet(group))
+                || (everything && self.uncheckpointed(group) > 0)
                 || self.uncheckpointed(group) >= self.config.checkpoint_bytes
                 || self.replace_checkpoint.contains(&group)
                 || (pinning.contains(&group) && self.uncheckpointed(group) > 0);
@@ -52,6 +59,12 @@ impl Host {
             }
         }
         self.write_pending(out);
+    }
+
+    /// Whether nothing was applied since the last look, but enough since the checkpoint.
+    fn is_quiet(&mut self, group: ShardId) -> bool {
+        let bytes = self.uncheckpointed(group);
+        self.looked_at.insert(group, bytes) == Some(bytes) && bytes >= QUIET_BYTES
     }
 
     fn uncheckpointed(&self, group: ShardId) -> u64 {

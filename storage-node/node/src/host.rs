@@ -89,6 +89,8 @@ pub(crate) struct Host {
     pub unrestored: BTreeSet<ShardId>,
     /// When groups that pin the oldest segment are checkpointed next, however small that is.
     pub unpin_at: Mono,
+    /// What each group had applied since its checkpoint, in bytes, when quiet ones were last looked for.
+    pub looked_at: BTreeMap<ShardId, u64>,
     /// What its metrics have shown.
     pub shown: Shown,
 }
@@ -137,6 +139,7 @@ impl Host {
             claims_due: false,
             unrestored: BTreeSet::new(),
             unpin_at: now,
+            looked_at: BTreeMap::new(),
             shown: Shown::default(),
         }
     }
@@ -148,6 +151,7 @@ impl Host {
         self.pending.remove(&group);
         self.installing.remove(&group);
         self.damaged.remove(&group);
+        self.looked_at.remove(&group);
         self.records.forget(group);
         for kept in [group, ShardId(group.0 | STAGED)] {
             if let Ok(job) = self.pages.remove(kept) {
