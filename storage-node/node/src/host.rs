@@ -330,8 +330,10 @@ impl Machine for Host {
     }
 
     fn role_changed(&mut self, group: ShardId, role: Role) {
-        metrics::counter!("longshore_leader_changes_total")
-            .increment(u64::from(matches!(role, Role::Leader { .. })));
+        if let Role::Leader { term } = role {
+            tracing::info!(node = %self.node, %group, %term, "leads a group");
+            metrics::counter!("longshore_leader_changes_total").increment(1);
+        }
         if group == META {
             self.meta.role_changed(role, self.now, &mut self.replies);
         } else if let Some(host) = self.shards.get_mut(&group) {

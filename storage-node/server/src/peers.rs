@@ -197,6 +197,8 @@ impl Peers {
     /// A frame came in.
     pub async fn received(&self, from: NodeId, bytes: Bytes) {
         let size = bytes.len();
+        // Its entries are kept for a while: a slice of gRPC's buffer would keep all of that.
+        let bytes = Bytes::copy_from_slice(&bytes);
         self.me.mailbox.send(Input::Consensus(Event::Frame { from, bytes }), size).await;
     }
 }

@@ -106,6 +106,7 @@ impl Storage for Service {
             'stream: while let Ok(Some(frame)) = inbound.message().await {
                 for item in frame.items.into_iter().filter_map(|item| item.item) {
                     let bytes = inbound_bytes(&item);
+                    let item = owned(item);
                     if !services.mailbox.send(Input::Link { link, item }, bytes).await {
                         break 'stream;
                     }
@@ -120,12 +121,25 @@ impl Storage for Service {
     }
 }
 
+/// The item with what may be kept for long in memory of its own: a slice of gRPC's buffer would keep all of that, several times as much.
+fn owned(mut item: Item) -> Item {
+    let kept = match &mut item {
+        Item::Submit(submit) => &mut submit.batch,
+        Item::TransientAppend(append) => &mut append.record,
+        Item::TransientPart(part) => &mut part.bytes,
+        _ => return item,
+    };
+    *kept = Bytes::copy_from_slice(kept);
+    item
+}
+
 fn inbound_bytes(item: &Item) -> usize {
     match item {
         Item::Submit(submit) => submit.batch.len(),
         Item::TransientAppend(append) => append.record.len(),
         Item::TransientPart(part) => part.bytes.len(),
         Item::Attach(attach) => attach.held.len() * 32,
+        Item::Hold(hold) => hold.held.len() * 32,
         _ => 0,
     }
 }
