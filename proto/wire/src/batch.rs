@@ -31,13 +31,10 @@ pub struct BatchBuilder {
     items: u32,
 }
 
-/// What a batch begins with, in bytes: most need not grow.
-const CAPACITY: usize = 1024;
-
 impl BatchBuilder {
     /// An empty batch.
     pub fn new(session: SessionId) -> BatchBuilder {
-        let mut out = BytesMut::with_capacity(CAPACITY);
+        let mut out = BytesMut::with_capacity(1024);
         out.put_u8(VERSION);
         out.put_bytes(0, 7);
         out.put_u64_le(session.0);
@@ -123,11 +120,12 @@ impl BatchBuilder {
     pub fn finish(mut self, number: BatchNo) -> Bytes {
         self.out[4..8].copy_from_slice(&self.items.to_le_bytes());
         self.out[16..24].copy_from_slice(&number.0.to_le_bytes());
-        if self.out.len() < CAPACITY / 2 {
-            // It stays in memory as long as its entry does; most of the buffer would, too.
-            return Bytes::copy_from_slice(&self.out);
-        }
         self.out.freeze()
+    }
+
+    /// As [`BatchBuilder::finish`], in memory that is no larger than the batch: for what is kept as long as its entry.
+    pub fn finish_to_keep(self, number: BatchNo) -> Bytes {
+        Bytes::copy_from_slice(&self.finish(number))
     }
 }
 

@@ -250,11 +250,11 @@ impl ShardHost {
             builder.push(&item);
             if builder.bytes() >= BATCH_BYTES_MAX / 4 {
                 let full = std::mem::replace(&mut builder, BatchBuilder::new(INTERNAL_SESSION));
-                self.unproposed.push_back(full.finish(BatchNo(0)));
+                self.unproposed.push_back(full.finish_to_keep(BatchNo(0)));
             }
         }
         if !builder.is_empty() {
-            self.unproposed.push_back(builder.finish(BatchNo(0)));
+            self.unproposed.push_back(builder.finish_to_keep(BatchNo(0)));
         }
         let mut proposed = false;
         while let Some(batch) = self.unproposed.front() {
