@@ -11,14 +11,12 @@ pub const GATEWAYS_MAX: usize = 1024;
 pub const NAMESPACES_MAX: usize = 1000;
 /// Users.
 pub const USERS_MAX: usize = 10_000;
-/// Queues and claimed names, over all namespaces.
+/// Queues and claimed names, over all namespaces; with the tombstones of deleted ones, which stay until their logs are dropped.
 pub const QUEUES_MAX: usize = 200_000;
 /// Exchanges over all namespaces, without the predeclared ones.
 pub const EXCHANGES_MAX: usize = 50_000;
 /// Bindings over all namespaces.
 pub const BINDINGS_MAX: usize = 500_000;
-/// Tombstones of deleted queues; beyond it the oldest goes, and a log that no node has dropped by then stays.
-pub const TOMBSTONES_MAX: usize = 65_536;
 /// Replicas that a shard may ever have had: what a replica id has room for.
 pub const INCARNATIONS_MAX: u32 = u16::MAX as u32;
 /// Commands within one `Many`.

@@ -78,7 +78,12 @@ impl Meta {
     }
 
     fn make_queue(&mut self, mut queue: Queue) -> Decided {
-        room(self.queues.len(), QUEUES_MAX, "queues")?;
+        // A tombstone is never forgotten before its log is dropped: the log would stay for ever.
+        room(
+            self.queues.len() + self.tombstones.len(),
+            QUEUES_MAX,
+            "queues, deleted ones whose messages are not gone yet included",
+        )?;
         queue.created_revision = self.next_revision();
         if queue.durable {
             let shard =

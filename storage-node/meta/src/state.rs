@@ -296,11 +296,6 @@ impl Meta {
         if old.durable {
             self.dirty.insert(PageKey::Tombstone(old.log));
             self.tombstones.insert(old.log, deleted.clone());
-            if self.tombstones.len() > crate::limits::TOMBSTONES_MAX
-                && let Some((log, _)) = self.tombstones.pop_first()
-            {
-                self.dirty.insert(PageKey::Tombstone(log));
-            }
         }
         self.tell(Change::QueueDeleted(deleted));
         Some(old)

@@ -46,6 +46,23 @@ fn a_count_at_its_limit_refuses_one_more() {
     live.restart();
 }
 
+/// A shard that cannot be reached drops no log: what was deleted meanwhile counts, and none of it is forgotten.
+#[test]
+fn a_deleted_queue_counts_until_its_log_is_dropped() {
+    let mut live = live();
+    let delete = |n: usize| {
+        Command::DeleteQueue(DeleteQueue { namespace: 1, name: format!("q{n}"), ..DeleteQueue::default() })
+    };
+    let numbers: Vec<usize> = (0..QUEUES_MAX).collect();
+    for some in numbers.chunks(MANY_MAX / 2) {
+        live.submit(many(some.iter().flat_map(|n| [queue(format!("q{n}")), delete(*n)])));
+    }
+    assert_eq!(live.meta.tombstones().count(), QUEUES_MAX);
+    assert_eq!(live.submit(queue("q".into())).reply.error(), MetaError::MetaLimit);
+    live.submit(Command::LogsDropped(LogsDropped { logs: vec![1] }));
+    assert!(live.submit(queue("q".into())).reply.created);
+}
+
 #[test]
 fn many_is_bounded_flat_and_each_stands_alone() {
     let mut live = live();
