@@ -197,3 +197,15 @@ fn what_does_not_fit_into_an_attach_is_named_before_it() {
     assert_eq!(consumers.unanswered(|_| false).len(), 3);
     assert_eq!(consumers.attach_again(5, LOG).len(), 3);
 }
+
+/// However long a leader takes to read what is named, an attach comes to rest before it is sent again.
+#[test]
+fn the_pauses_between_attaches_without_an_answer_grow() {
+    let mut consumers = with_consumer(None);
+    consumers.attach_all(|_| false);
+    let sent = |consumers: &mut Consumers<&'static str>| consumers.unanswered(|_| false).len();
+    let calls: Vec<usize> = (0..12).map(|_| sent(&mut consumers)).collect();
+    assert_eq!(calls, [1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0]);
+    assert_eq!(consumers.attached(&attached(5, 3, 6, Some(v1::Refused::Busy))).0, AttachResult::Later);
+    assert_eq!(sent(&mut consumers), 1, "an answer came");
+}

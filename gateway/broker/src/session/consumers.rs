@@ -56,6 +56,20 @@ struct Consumer<O> {
     /// `delivered` when the current attach was sent: credit is cumulative since the attach.
     base: (u64, u64),
     held: BTreeMap<Offset, (LeaseId, Term)>,
+    patience: Patience,
+}
+
+/// How many calls of [`Consumers::unanswered`] pass an attach over. Naming a million leases takes its time: an attach that came
+/// again and again before its answer would never see one that counts.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    left: u32,
+    next: u32,
+}
+
+impl Patience {
+    const NEW: Patience = Patience { left: 0, next: 1 };
+    const CALLS_MAX: u32 = 32;
 }
 
 impl<O> Consumer<O> {
@@ -64,6 +78,19 @@ impl<O> Consumer<O> {
         self.stage = Stage::Attaching;
         self.attempt += 1;
         self.base = self.delivered;
+        self.patience = Patience::NEW;
+    }
+
+    /// Whether an attach without an answer is sent again now; the pauses grow.
+    fn attaches_again(&mut self) -> bool {
+        let Patience { left, next } = self.patience;
+        if left > 0 {
+            self.patience.left -= 1;
+            return false;
+        }
+        self.begin_attach();
+        self.patience = Patience { left: next, next: (next * 2).min(Patience::CALLS_MAX) };
+        true
     }
 }
 
@@ -173,6 +200,7 @@ impl<O: Clone> Consumers<O> {
             delivered: (0, 0),
             base: (0, 0),
             held: BTreeMap::new(),
+            patience: Patience::NEW,
         };
         let message = attach_message(self.shard, id, &consumer, Vec::new());
         self.consumers.insert(id, consumer);
@@ -244,17 +272,13 @@ impl<O: Clone> Consumers<O> {
         items.push(item(v1::gateway_item::Item::Attach(attach)));
     }
 
-    /// Attaches without an answer, to be sent again, but for those that `skip` says. If the answer is on its way, what comes
-    /// with it is dropped, and handed over again after the answer to this one.
+    /// Attaches without an answer, to be sent again, but for those that `skip` says; each after a pause of twice as many calls. If
+    /// the answer is on its way, what comes with it is dropped, and handed over again after the answer to this one.
     pub fn unanswered(&mut self, skip: impl Fn(LogId) -> bool) -> Vec<v1::GatewayItem> {
         let waiting =
             self.consumers.iter_mut().filter(|(_, c)| c.stage == Stage::Attaching && !skip(c.wanted.log));
-        let mut ids: Vec<u64> = waiting
-            .map(|(id, consumer)| {
-                consumer.begin_attach();
-                *id
-            })
-            .collect();
+        let mut ids: Vec<u64> =
+            waiting.filter_map(|(id, consumer)| consumer.attaches_again().then_some(*id)).collect();
         ids.sort_unstable();
         let mut items = Vec::new();
         ids.into_iter().for_each(|id| self.attach_items(id, &mut items));
@@ -288,6 +312,7 @@ impl<O: Clone> Consumers<O> {
             return (AttachResult::Nobody, None);
         }
         let owner = consumer.owner.clone();
+        consumer.patience = Patience::NEW;
         if let Some(refused) = answer.refused {
             let refused = v1::Refused::try_from(refused).unwrap_or(v1::Refused::Unspecified);
             if refused == v1::Refused::Busy {
