@@ -115,6 +115,9 @@ methods! {
     20, 40 "channel.close" ChannelClose {
         reply_code: u16, reply_text: ShortStr, class_id: u16, method_id: u16 }
     20, 41 "channel.close-ok" ChannelCloseOk {}
+    30, 10 "access.request" AccessRequest {
+        realm: ShortStr, exclusive: bool, passive: bool, active: bool, write: bool, read: bool }
+    30, 11 "access.request-ok" AccessRequestOk { ticket: u16 }
     40, 10 "exchange.declare" ExchangeDeclare {
         ticket: u16, exchange: ShortStr, kind: ShortStr, passive: bool, durable: bool, auto_delete: bool,
         internal: bool, nowait: bool, arguments: Table }

@@ -57,13 +57,18 @@ fn unacceptable(argument: &str, thing: &str, value: &Value<'_>) -> Exception {
     invalid(argument, thing, &format!("{{unacceptable_type,{}}}", value.type_name()))
 }
 
+fn integer(argument: &str, thing: &str, value: &Value<'_>) -> Outcome<i64> {
+    let why = || invalid(argument, thing, &format!("\"expected integer, got {}\"", value.type_name()));
+    value.as_int().ok_or_else(why)
+}
+
 fn milliseconds(arguments: &Table, name: &str, min: i64, thing: &str) -> Outcome<Option<u64>> {
     let Some(value) = arguments.get(name) else { return Ok(None) };
-    let number = value.as_int().ok_or_else(|| unacceptable(name, thing, &value))?;
+    let number = integer(name, thing, &value)?;
     let why = match number {
         n if n < 0 => format!("{{value_negative,{n}}}"),
         n if n < min => format!("{{value_zero,{n}}}"),
-        n if n > MS_MAX => format!("{{value_too_big,{n}}}"),
+        n if n > MS_MAX => format!("{{value_too_large,{n}}}"),
         n => return Ok(u64::try_from(n).ok()),
     };
     Err(invalid(name, thing, &why))
@@ -75,7 +80,30 @@ fn queue_kind(arguments: &Table, thing: &str) -> Outcome<&'static str> {
     ["classic", "quorum", "stream"]
         .into_iter()
         .find(|known| *known == name)
-        .ok_or_else(|| invalid("x-queue-type", thing, &format!("unsupported queue type '{name}'")))
+        .ok_or_else(|| invalid("x-queue-type", thing, &format!("\"unsupported queue type '{name}'\"")))
+}
+
+/// Where and in what form RabbitMQ keeps a classic queue. It changes nothing here, but a value that RabbitMQ refuses
+/// is a mistake that its sender should hear of.
+fn check_storage(arguments: &Table, thing: &str) -> Outcome<()> {
+    if let Some(value) = arguments.get("x-queue-mode") {
+        match value {
+            Value::Text(b"default" | b"lazy") => {}
+            Value::Text(mode) => {
+                let why = format!("\"unsupported queue mode '{}'\"", String::from_utf8_lossy(mode));
+                return Err(invalid("x-queue-mode", thing, &why));
+            }
+            other => return Err(unacceptable("x-queue-mode", thing, &other)),
+        }
+    }
+    if let Some(value) = arguments.get("x-queue-version") {
+        let version = integer("x-queue-version", thing, &value)?;
+        if !(1..=2).contains(&version) {
+            let why = format!("\"unsupported queue version '{version}'\"");
+            return Err(invalid("x-queue-version", thing, &why));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a queue declaration's arguments. `thing` names the queue in texts: `queue 'q' in vhost '/'`.
@@ -89,6 +117,7 @@ pub(crate) fn queue_settings(declare: &QueueDeclare, thing: &str) -> Outcome<Que
             )));
         }
     }
+    check_storage(arguments, thing)?;
     let single_active = match arguments.get("x-single-active-consumer") {
         None => false,
         Some(Value::Bool(on)) => on,
@@ -135,15 +164,12 @@ fn flag(argument: &str, thing: &str, received: bool, current: bool) -> Outcome<(
     Err(Exception::inequivalent(argument, thing, &format!("'{received}'"), &format!("'{current}'")))
 }
 
-fn shown(value: Option<Value<'_>>) -> String {
-    let Some(value) = value else { return "none".to_owned() };
-    let kind = value.type_name();
-    let text = match value {
+fn text_of(value: &Value<'_>) -> String {
+    match value {
         Value::Text(bytes) | Value::Binary(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         Value::Bool(b) => b.to_string(),
         other => other.as_int().map_or_else(|| format!("{other:?}"), |n| n.to_string()),
-    };
-    format!("the value '{text}' of type '{kind}'")
+    }
 }
 
 fn same(a: Option<Value<'_>>, b: Option<Value<'_>>) -> bool {
@@ -158,6 +184,12 @@ fn argument(name: &str, thing: &str, received: TableRef<'_>, current: TableRef<'
     if same(received, current) {
         return Ok(());
     }
+    let both = received.is_some() && current.is_some();
+    let shown = |value: Option<Value<'_>>| match value {
+        None => "none".to_owned(),
+        Some(value) if both => format!("'{}'", text_of(&value)),
+        Some(value) => format!("the value '{}' of type '{}'", text_of(&value), value.type_name()),
+    };
     Err(Exception::inequivalent(name, thing, &shown(received), &shown(current)))
 }
 
@@ -182,7 +214,7 @@ pub(crate) fn check_queue(
         return Err(Exception::inequivalent("x-queue-type", thing, &received, &current));
     }
     let current = TableRef::new(&existing.arguments);
-    for name in ["x-expires", "x-message-ttl", "x-single-active-consumer"] {
+    for name in ["x-expires", "x-message-ttl", "x-single-active-consumer", "x-queue-mode"] {
         argument(name, thing, declare.arguments.view(), current)?;
     }
     Ok(())
@@ -232,7 +264,7 @@ pub(crate) fn check_exchange(declare: &ExchangeInfo, existing: &ExchangeInfo, th
 /// `x-priority` of a consumer; 0 without.
 pub(crate) fn consumer_priority(arguments: &Table) -> Outcome<i32> {
     let Some(value) = arguments.get("x-priority") else { return Ok(0) };
-    let number = value.as_int().ok_or_else(|| unacceptable("x-priority", "'basic.consume'", &value))?;
+    let number = integer("x-priority", "'basic.consume'", &value)?;
     i32::try_from(number).map_err(|_| invalid("x-priority", "'basic.consume'", "out of range"))
 }
 

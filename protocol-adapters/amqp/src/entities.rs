@@ -13,7 +13,7 @@ use longshore_amqp_codec::method::{
     ExchangeUnbind, ExchangeUnbindOk, QueueBind, QueueBindOk, QueueDeclare, QueueDeclareOk, QueueDelete,
     QueueDeleteOk, QueuePurge, QueuePurgeOk, QueueUnbind, QueueUnbindOk,
 };
-use longshore_amqp_codec::{Method, ReplyCode, ShortStr, Table};
+use longshore_amqp_codec::{Method, ReplyCode, ShortStr, Table, Value};
 use longshore_broker::{BindingInfo, Destination, ExchangeKind, Right};
 
 const RESERVED_PREFIX: &str = "amq.";
@@ -193,8 +193,13 @@ impl<L: Link> Session<L> {
         if !headers || matches!(value.as_str(), Some("all" | "any" | "all-with-x" | "any-with-x")) {
             return Ok(());
         }
-        let text =
-            format!("Invalid x-match field value {value:?}; expected all, any, all-with-x, or any-with-x");
+        let text = match value {
+            Value::Text(mode) => format!(
+                "Invalid x-match field value '{}'; expected all, any, all-with-x, or any-with-x",
+                String::from_utf8_lossy(mode)
+            ),
+            other => format!("Invalid x-match field type {}; expected longstr", other.type_name()),
+        };
         Err(Exception::precondition(text))
     }
 

@@ -34,6 +34,8 @@ const CAPABILITIES: &[&str] = &[
     "per_consumer_qos",
     "direct_reply_to",
 ];
+/// Class and method id of `connection.open`, for the close frame.
+const OPEN: (u16, u16) = (10, 40);
 /// Bytes that a client may be read in one go before it is known.
 const READ_BYTES: usize = 512;
 
@@ -126,10 +128,15 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Wire<R, W> {
         }
     }
 
-    /// Tells the client why, and ends.
+    /// Tells the client why, and ends. The fault is no single method's.
     async fn refuse(&mut self, exception: &Exception) -> Ended {
+        self.refuse_method((0, 0), exception).await
+    }
+
+    /// The same, where it is `method` (class and method id) that is refused.
+    async fn refuse_method(&mut self, method: (u16, u16), exception: &Exception) -> Ended {
         metrics::counter!("longshore_amqp_errors_total", "code" => exception.code.word()).increment(1);
-        self.out.put_method(0, &exception.connection_close((0, 0)));
+        self.out.put_method(0, &exception.connection_close(method));
         match self.write().await {
             Ok(()) => Ended::Refused(exception.to_string()),
             Err(ended) => ended,
@@ -210,12 +217,15 @@ where
     let vhost = open.virtual_host.lossy().into_owned();
     let (link, events) = match backend.connect(identity, &vhost, info) {
         Ok(connected) => connected,
-        Err(BrokerError::NotAllowed(_) | BrokerError::NotFound { .. }) => {
-            let text = format!("access to vhost '{vhost}' refused for user '{}'", identity.user);
-            return Err(wire.refuse(&Exception::new(ReplyCode::NotAllowed, text)).await);
-        }
         Err(error) => {
-            return Err(wire.refuse(&Exception::new(ReplyCode::ConnectionForced, error.to_string())).await);
+            let exception = match error {
+                BrokerError::NotAllowed(_) | BrokerError::NotFound { .. } => {
+                    let text = format!("access to vhost '{vhost}' refused for user '{}'", identity.user);
+                    Exception::new(ReplyCode::NotAllowed, text)
+                }
+                other => Exception::new(ReplyCode::ConnectionForced, other.to_string()),
+            };
+            return Err(wire.refuse_method(OPEN, &exception).await);
         }
     };
     wire.out.put_method(0, &ConnectionOpenOk::default().into());

@@ -164,12 +164,15 @@ impl<L: Link> Session<L> {
 
     /// Hands a message to the broker. With `report`, or if it is mandatory, its fate is heard of later: the answer
     /// is its publish number then, `None` if its fate is decided already.
-    pub(crate) fn store(&mut self, number: u16, message: Message, report: bool) -> Outcome<Option<u64>> {
+    pub(crate) fn store(&mut self, number: u16, mut message: Message, report: bool) -> Outcome<Option<u64>> {
         let ttl_ms = ttl_ms(&message.properties)?;
         let copies = Copies::of(&message.properties)?;
-        let properties = copies.stored.as_ref().unwrap_or(&message.properties);
+        // Neither a queue nor a return shows to whom blind copies went.
+        if let Some(without_blind) = copies.without_blind {
+            message.properties = without_blind;
+        }
         self.scratch.clear();
-        amqp::encode_properties(&message.method.exchange, properties, &mut self.scratch);
+        amqp::encode_properties(&message.method.exchange, &message.properties, &mut self.scratch);
         let channel = self
             .channels
             .get_mut(&number)
@@ -287,7 +290,7 @@ struct Copies {
     /// More routing keys.
     keys: Vec<Bytes>,
     /// The properties without BCC, if there was one.
-    stored: Option<Properties>,
+    without_blind: Option<Properties>,
 }
 
 impl Copies {
@@ -316,7 +319,7 @@ impl Copies {
                 .iter()
                 .filter(|(name, _)| *name != b"BCC")
                 .for_each(|(name, value)| kept.push(name, value));
-            copies.stored = Some(properties.with_headers(Some(&kept.build())));
+            copies.without_blind = Some(properties.with_headers(Some(&kept.build())));
         }
         Ok(copies)
     }
@@ -337,7 +340,7 @@ mod tests {
         let properties = PropertiesBuilder::new().headers(&headers).build();
         let copies = Copies::of(&properties).unwrap();
         assert_eq!(copies.keys, [&b"hidden"[..], b"seen", b"too"]);
-        let stored = copies.stored.unwrap();
+        let stored = copies.without_blind.unwrap();
         let names: Vec<&[u8]> = stored.headers().unwrap().iter().map(|(name, _)| name).collect();
         assert_eq!(names, [&b"before"[..], b"CC"]);
     }

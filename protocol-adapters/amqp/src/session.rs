@@ -11,7 +11,7 @@ use crate::exception::{Exception, Outcome};
 use crate::settle::UNSEEN;
 use bytes::BytesMut;
 use longshore_amqp_codec::method::{
-    BasicDeliver, ChannelCloseOk, ChannelFlowOk, ChannelOpenOk, ConnectionUpdateSecretOk,
+    AccessRequestOk, BasicDeliver, ChannelCloseOk, ChannelFlowOk, ChannelOpenOk, ConnectionUpdateSecretOk,
 };
 use longshore_amqp_codec::{Frame, FrameKind, Method, OutBuffer, ReplyCode, ShortStr};
 use longshore_broker::{ConsumerTag, Right};
@@ -325,6 +325,11 @@ impl<L: Link> Session<L> {
             Method::TxRollback(_) => self.tx_rollback(number),
             Method::ChannelClose(_) => self.client_closes(number),
             Method::ChannelCloseOk(_) | Method::ChannelFlowOk(_) => Ok(()),
+            // Old clients ask for a ticket first; as in RabbitMQ it is always the same and nobody looks at it.
+            Method::AccessRequest(_) => {
+                self.say(number, AccessRequestOk { ticket: 1 });
+                Ok(())
+            }
             Method::ChannelFlow(m) if m.active => {
                 self.say(number, ChannelFlowOk { active: true });
                 Ok(())

@@ -43,6 +43,11 @@ impl<L: Link> Session<L> {
         if !channel.unacked.take(delivery_tag, multiple, &mut taken) {
             return Err(Exception::precondition(format!("unknown delivery tag {delivery_tag}")));
         }
+        if settlement != Settlement::Acked && taken.iter().any(|held| held.stream) {
+            return Err(Exception::not_implemented(
+                "basic.nack and basic.reject not supported by stream queues",
+            ));
+        }
         if let Mode::Transaction(transaction) = &mut channel.mode {
             transaction.settled.extend(taken.drain(..).map(|held| (held, settlement)));
         } else {

@@ -411,8 +411,18 @@ impl Delivery {
             return Some(transient.counts());
         }
         let log = shard.log(queue.log)?;
-        let unsettled = shard.cursor(queue.log, queue.cursor).map_or(0, |cursor| cursor.unsettled_count());
-        let mut counts = Counts { ready: unsettled, first: log.first, next: log.next, ..Counts::default() };
+        let kept = Counts { first: log.first, next: log.next, ..Counts::default() };
+        let Some(cursor) = shard.cursor(queue.log, queue.cursor) else {
+            // A stream: nobody settles anything, all that is kept can be read.
+            let readers = self.durable.get(&queue).map_or(0, |durable| durable.readers.len() as u64);
+            return Some(Counts {
+                ready: log.next.0.saturating_sub(log.first.0),
+                consumers: readers,
+                ..kept
+            });
+        };
+        let unsettled = cursor.unsettled_count();
+        let mut counts = Counts { ready: unsettled, ..kept };
         if let Some(durable) = self.durable.get(&queue) {
             let window = &durable.window;
             let leased = durable.desk.leases.len() as u64 + durable.takes.pending();

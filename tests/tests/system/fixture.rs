@@ -159,6 +159,9 @@ async fn check(cluster: &Cluster) -> Result<()> {
     }
 
     channel.basic_qos(100, BasicQosOptions::default()).await?;
+    let kept =
+        channel.queue_declare("events".into(), QueueDeclareOptions::durable(), stream_arguments()).await?;
+    ensure!(u64::from(kept.message_count()) == MESSAGES, "the stream says it keeps {}", kept.message_count());
     let mut first = FieldTable::default();
     first.insert("x-stream-offset".into(), AMQPValue::LongString("first".into()));
     let options = BasicConsumeOptions::default();

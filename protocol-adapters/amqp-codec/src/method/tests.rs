@@ -136,7 +136,7 @@ fn agree(channel: u16, method: &Method, oracle: &AMQPFrame) -> usize {
 fn every_method_agrees_with_the_oracle_both_ways() {
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let mut compared = 0;
-    assert_eq!(Method::ALL.len(), 64);
+    assert_eq!(Method::ALL.len(), 66);
     for (class, id, name) in Method::ALL {
         for round in 0..40u16 {
             let method = Method::sample((*class, *id), &mut random).unwrap();
@@ -149,7 +149,12 @@ fn every_method_agrees_with_the_oracle_both_ways() {
             let theirs = gen_frame(&frame)(Vec::new().into()).unwrap().into_inner().0;
             let mut input = BytesMut::from(&theirs[..]);
             let read = frame::split(&mut input, 1 << 20).unwrap().unwrap();
-            assert_eq!(Method::decode(read.payload).unwrap(), method, "{name}");
+            // The only ticket that the oracle writes in an answer is 1, that of RabbitMQ.
+            let expected = match &method {
+                Method::AccessRequestOk(_) => AccessRequestOk { ticket: 1 }.into(),
+                other => other.clone(),
+            };
+            assert_eq!(Method::decode(read.payload).unwrap(), expected, "{name}");
             assert_eq!((method.name(), method.id()), (*name, (*class, *id)));
         }
     }
@@ -181,7 +186,7 @@ fn every_cut_and_every_addition_is_refused() {
 
 #[test]
 fn unknown_methods_are_not_implemented() {
-    for (class, method) in [(60, 61), (10, 99), (0, 0), (30, 10), (65_535, 65_535)] {
+    for (class, method) in [(60, 61), (10, 99), (0, 0), (30, 12), (65_535, 65_535)] {
         let mut out = BytesMut::new();
         out.put_u16(class);
         out.put_u16(method);

@@ -55,12 +55,15 @@ fn wrong_values_are_refused_in_rabbitmqs_words() {
         refused("x-message-ttl", Value::I32(-1)),
         format!("{start} 'x-message-ttl' {at} {{value_negative,-1}}")
     );
-    let text = format!("{start} 'x-message-ttl' {at} {{unacceptable_type,longstr}}");
+    let text = format!("{start} 'x-message-ttl' {at} \"expected integer, got longstr\"");
     assert_eq!(refused("x-message-ttl", Value::Text(b"60000")), text);
     assert_eq!(refused("x-expires", Value::I32(0)), format!("{start} 'x-expires' {at} {{value_zero,0}}"));
-    assert!(refused("x-expires", Value::I64(i64::MAX)).contains("value_too_big"));
+    assert!(refused("x-expires", Value::I64(i64::MAX)).contains("value_too_large"));
     assert!(refused("x-queue-type", Value::Text(b"heap")).contains("unsupported queue type 'heap'"));
     assert!(refused("x-single-active-consumer", Value::I32(1)).contains("unacceptable_type,signedint"));
+    assert!(refused("x-queue-mode", Value::Text(b"eager")).contains("unsupported queue mode 'eager'"));
+    assert!(refused("x-queue-mode", Value::I32(1)).contains("unacceptable_type,signedint"));
+    assert!(refused("x-queue-version", Value::I32(3)).contains("unsupported queue version '3'"));
 }
 
 #[test]
@@ -110,6 +113,18 @@ fn declarations_are_compared_as_rabbitmq_does() {
         check(&declare(TableBuilder::new())).unwrap_err(),
         "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received none but current \
          is the value '10' of type 'signedint'"
+    );
+    assert_eq!(
+        check(&declare(TableBuilder::new().put("x-message-ttl", Value::I32(11)))).unwrap_err(),
+        "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received '11' but current \
+         is '10'"
+    );
+    assert!(
+        check(&declare(
+            TableBuilder::new().put("x-message-ttl", Value::I8(10)).put("x-queue-mode", Value::Text(b"lazy"))
+        ))
+        .unwrap_err()
+        .contains("'x-queue-mode'")
     );
     let typed =
         TableBuilder::new().put("x-message-ttl", Value::I32(10)).put("x-queue-type", Value::Text(b"quorum"));

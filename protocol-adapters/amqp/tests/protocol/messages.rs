@@ -294,6 +294,43 @@ async fn copies_go_to_more_keys() {
         let headers = message.properties.headers().unwrap();
         assert!(headers.get("CC").is_some() && headers.get("BCC").is_none());
     }
+    let headers = TableBuilder::new().put_texts("BCC", &["nowhere either"]).build();
+    let properties = PropertiesBuilder::new().headers(&headers).build();
+    let publish = BasicPublish { routing_key: short("nowhere"), mandatory: true, ..Default::default() };
+    let bytes = client.publish_bytes(1, publish, &properties, b"x");
+    client.raw(&bytes).await;
+    let returned = client.message(1).await;
+    assert!(matches!(returned.method, Method::BasicReturn(_)));
+    assert!(returned.properties.headers().is_none_or(|headers| headers.get("BCC").is_none()));
+}
+
+#[tokio::test]
+async fn what_was_read_from_a_stream_can_only_be_acked() {
+    let server = Server::new();
+    let mut client = server.client().await;
+    client.open(1).await;
+    let arguments = TableBuilder::new().put("x-queue-type", Value::Text(b"stream")).build();
+    let declare = QueueDeclare { queue: short("s"), durable: true, arguments, ..Default::default() };
+    assert!(matches!(client.call(1, declare).await, Method::QueueDeclareOk(_)));
+    assert!(matches!(
+        client.call(1, BasicQos { prefetch_count: 10, ..Default::default() }).await,
+        Method::BasicQosOk(_)
+    ));
+    client.consume(1, "s", false).await;
+    client.publish(1, "s", b"one").await;
+    let delivery_tag = client.delivery(1).await.0;
+    client.send(1, BasicNack { delivery_tag, requeue: true, ..Default::default() }).await;
+    let text = "NOT_IMPLEMENTED - basic.nack and basic.reject not supported by stream queues";
+    assert_eq!(client.connection_closed().await, (540, text.to_owned()));
+}
+
+#[tokio::test]
+async fn an_access_ticket_is_given_to_who_asks() {
+    let server = Server::new();
+    let mut client = server.client().await;
+    client.open(1).await;
+    let request = AccessRequest { realm: short("/data"), active: true, read: true, ..Default::default() };
+    assert!(matches!(client.call(1, request).await, Method::AccessRequestOk(ok) if ok.ticket == 1));
 }
 
 #[tokio::test(start_paused = true)]
