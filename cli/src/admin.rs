@@ -1,5 +1,6 @@
 //! Administration: each command is a call of a gateway's management API, shown as a table or as JSON.
 
+use crate::show;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -134,28 +135,29 @@ impl Command {
     /// Makes the call and shows the answer.
     pub fn run(self) -> Result<()> {
         match self {
-            Command::Nodes(target) => target.show("nodes"),
-            Command::Shards(target) => target.show("shards"),
-            Command::Gateways(target) => target.show("gateways"),
-            Command::Connections(target) => target.show("connections"),
+            Command::Nodes(target) => target.list("nodes"),
+            Command::Shards(target) => target.list("shards"),
+            Command::Gateways(target) => target.list("gateways"),
+            Command::Connections(target) => target.list("connections"),
             Command::CloseConnection { id, target } => {
                 target.change("DELETE", &format!("connections/{id}"), None)
             }
-            Command::Queues(vhost) => vhost.target.show(&format!("queues/{}", encode(&vhost.vhost))),
-            Command::Exchanges(vhost) => vhost.target.show(&format!("exchanges/{}", encode(&vhost.vhost))),
-            Command::Bindings(vhost) => vhost.target.show(&format!("bindings/{}", encode(&vhost.vhost))),
+            Command::Queues(vhost) => vhost.target.list(&format!("queues/{}", encode(&vhost.vhost))),
+            Command::Exchanges(vhost) => vhost.target.list(&format!("exchanges/{}", encode(&vhost.vhost))),
+            Command::Bindings(vhost) => vhost.target.list(&format!("bindings/{}", encode(&vhost.vhost))),
             Command::Explain { queue, vhost } => {
-                vhost.target.show(&format!("explain/{}/{}", encode(&vhost.vhost), encode(&queue)))
+                let path = format!("explain/{}/{}", encode(&vhost.vhost), encode(&queue));
+                vhost.target.show(&path, show::explanation)
             }
             Command::Health { url } => health(&url),
-            Command::Vhosts(target) => target.show("vhosts"),
+            Command::Vhosts(target) => target.list("vhosts"),
             Command::AddVhost { name, target } => {
                 target.change("PUT", &format!("vhosts/{}", encode(&name)), None)
             }
             Command::DeleteVhost { name, target } => {
                 target.change("DELETE", &format!("vhosts/{}", encode(&name)), None)
             }
-            Command::Users(target) => target.show("users"),
+            Command::Users(target) => target.list("users"),
             Command::AddUser { name, new_password, administrator, target } => {
                 let body = json!({"password": new_password, "administrator": administrator});
                 target.change("PUT", &format!("users/{}", encode(&name)), Some(body))
@@ -194,12 +196,16 @@ fn permission(vhost: &InVhost, user: &str) -> String {
 }
 
 impl Target {
-    fn show(&self, path: &str) -> Result<()> {
+    fn list(&self, path: &str) -> Result<()> {
+        self.show(path, show::table)
+    }
+
+    fn show(&self, path: &str, as_text: fn(&Value) -> String) -> Result<()> {
         let answer = self.call("GET", path, None)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&answer)?);
         } else {
-            print!("{}", table(&answer));
+            print!("{}", as_text(&answer));
         }
         Ok(())
     }
@@ -254,52 +260,9 @@ fn encode(part: &str) -> String {
     out
 }
 
-/// A list of objects as columns; one object as lines.
-fn table(answer: &Value) -> String {
-    let Value::Array(rows) = answer else {
-        return serde_json::to_string_pretty(answer).map(|text| text + "\n").unwrap_or_default();
-    };
-    let mut columns: Vec<&str> = Vec::new();
-    for key in rows.iter().filter_map(Value::as_object).flat_map(|row| row.keys()) {
-        if !columns.contains(&key.as_str()) {
-            columns.push(key);
-        }
-    }
-    // What a row is about comes first.
-    if let Some(at) = columns.iter().position(|column| *column == "name") {
-        columns[..=at].rotate_right(1);
-    }
-    let cell = |row: &Value, column: &str| match row.get(column) {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    };
-    let widths: Vec<usize> = columns
-        .iter()
-        .map(|column| {
-            rows.iter().map(|row| cell(row, column).chars().count()).chain([column.len()]).max().unwrap_or(0)
-        })
-        .collect();
-    let line = |cells: Vec<String>| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    let mut out = line(columns.iter().map(|column| (*column).to_owned()).collect());
-    for row in rows {
-        out += &line(columns.iter().map(|column| cell(row, column)).collect());
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_become_columns() {
-        let rows = json!([{"name": "q", "messages": 12}, {"name": "longer", "messages": 3}]);
-        assert_eq!(table(&rows), "name    messages\nq       12\nlonger  3\n");
-    }
 
     #[test]
     fn path_parts_are_encoded() {

@@ -7,6 +7,7 @@ mod config;
 mod dev;
 mod logging;
 mod part;
+mod show;
 
 use clap::Parser;
 

@@ -10,7 +10,6 @@ use crate::transients::Purpose;
 use longshore_auth::{ScramVerifier, hash_password};
 use longshore_proto::v1::{self, gateway_item::Item, meta_command::Command};
 use longshore_wire::{SessionId, ShardId};
-use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Queues whose counts one listing asks for.
@@ -21,10 +20,10 @@ const NAME_BYTES_MAX: usize = 255;
 /// Administrator's operations; whoever exposes them checks the identity.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
 }
 
-fn missing(what: &'static str, name: &str) -> BrokerError {
+pub(crate) fn missing(what: &'static str, name: &str) -> BrokerError {
     BrokerError::NotFound { what, name: name.to_owned() }
 }
 
@@ -49,11 +48,11 @@ impl Admin {
         Admin { core }
     }
 
-    fn engine(&self) -> Result<Arc<Engine>, BrokerError> {
+    pub(crate) fn engine(&self) -> Result<Arc<Engine>, BrokerError> {
         self.core.engine().ok_or(BrokerError::Unavailable("the gateway has no session"))
     }
 
-    fn namespace(&self, name: &str) -> Result<Arc<Namespace>, BrokerError> {
+    pub(crate) fn namespace(&self, name: &str) -> Result<Arc<Namespace>, BrokerError> {
         self.core.view.namespace(name).ok_or_else(|| missing("namespace", name))
     }
 
@@ -97,9 +96,17 @@ impl Admin {
         gateways.collect()
     }
 
-    /// Storage nodes in service: id and address.
-    pub fn nodes(&self) -> Vec<(u32, String)> {
-        self.core.view.nodes().into_iter().map(|(id, address)| (id.0, address)).collect()
+    /// Storage nodes in service.
+    pub fn nodes(&self) -> Vec<NodeListing> {
+        let (engine, shards) = (self.core.engine(), self.shards());
+        let nodes = self.core.view.nodes().into_iter().map(|(id, address)| NodeListing {
+            id,
+            address,
+            connected: engine.as_ref().is_some_and(|engine| engine.is_linked(id)),
+            shards: shards.iter().filter(|(_, _, nodes)| nodes.contains(&id.0)).count(),
+            leads: shards.iter().filter(|(_, leader, _)| *leader == Some(id.0)).count(),
+        });
+        nodes.collect()
     }
 
     /// Shards that hold logs: id, the node that leads as far as this gateway knows, and the nodes that hold them.
@@ -280,42 +287,5 @@ impl Admin {
     pub async fn delete_namespace(&self, name: &str) -> Result<(), BrokerError> {
         let delete = v1::DeleteNamespace { name: name.to_owned() };
         self.change(Command::DeleteNamespace(delete), "namespace", name).await
-    }
-
-    /// Why messages of a queue are not delivered: a JSON object of meta's view and the leader's.
-    /// Errors: `NotFound`; an absent leader is part of the answer.
-    pub async fn explain(&self, namespace: &str, queue: &str) -> Result<String, BrokerError> {
-        let (engine, namespace) = (self.engine()?, self.namespace(namespace)?);
-        let entry = namespace.queue(queue);
-        let (log, shard) = match entry.as_ref().filter(|entry| entry.queue.durable) {
-            Some(entry) => (entry.queue.log, entry.place().1),
-            None => {
-                let found = engine.find_transient(&namespace, queue, Purpose::Look).await?;
-                let shard = self.core.view.transient_shard(namespace.id, queue);
-                (found.log, shard.ok_or_else(|| missing("queue", queue))?)
-            }
-        };
-        let leader = engine.shard(shard).leader();
-        let answer = match leader {
-            (Some(_), Some(_)) => queues::explain(&engine, shard, longshore_wire::LogId(log), queue).await,
-            _ => Err(BrokerError::Unavailable("no leader is known")),
-        };
-        let delivery = match answer {
-            Ok(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
-            Err(error) => json!({ "reason": "no leader", "error": error.to_string() }),
-        };
-        let explained = json!({
-            "queue": queue,
-            "namespace": &*namespace.name,
-            "log": log,
-            "durable": entry.is_some_and(|entry| entry.queue.durable),
-            "shard": shard.0,
-            "leader": leader.0.map(|(term, node)| json!({ "node": node.0, "term": term.0 })),
-            "reachable": leader.1.is_some(),
-            "gateways": self.gateways().len(),
-            "publishes_blocked": engine.blocked(),
-            "delivery": delivery,
-        });
-        Ok(explained.to_string())
     }
 }

@@ -193,6 +193,11 @@ impl Engine {
         }
     }
 
+    /// Whether a stream to a node is open.
+    pub fn is_linked(&self, node: NodeId) -> bool {
+        self.outboxes.read().unwrap_or_else(PoisonError::into_inner).contains_key(&node)
+    }
+
     /// The stream to a node died.
     pub fn link_down(self: &Arc<Self>, node: NodeId) {
         self.outboxes.write().unwrap_or_else(PoisonError::into_inner).remove(&node);

@@ -33,6 +33,7 @@ pub mod contain;
 pub mod control;
 mod engine;
 mod events;
+mod explain;
 mod fan;
 mod lease;
 mod link;

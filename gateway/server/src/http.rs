@@ -134,8 +134,11 @@ async fn gateways(State(state): Shared) -> Answer {
 }
 
 async fn nodes(State(state): Shared) -> Answer {
-    let shown =
-        admin(&state).nodes().into_iter().map(|(id, address)| json!({"node": id, "address": address}));
+    let shown = admin(&state).nodes().into_iter().map(|n| {
+        json!({
+            "node": n.id.0, "address": n.address, "connected": n.connected, "shards": n.shards, "leads": n.leads,
+        })
+    });
     Ok(Json(shown.collect()))
 }
 
@@ -145,10 +148,6 @@ async fn shards(State(state): Shared) -> Answer {
         .into_iter()
         .map(|(shard, leader, nodes)| json!({"shard": shard.0, "leader_node": leader, "nodes": nodes}));
     Ok(Json(shown.collect()))
-}
-
-fn json(text: &str) -> Result<Value, Failure> {
-    serde_json::from_str(text).map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
 async fn connections(State(state): Shared) -> Answer {
@@ -201,17 +200,19 @@ async fn queues(
 fn show_queue(queue: &QueueListing) -> Value {
     let info = &queue.info;
     let mut shown = json!({
-        "name": info.name, "log": info.log.0, "shard": queue.shard.0, "durable": info.durable,
-        "exclusive": info.exclusive, "auto_delete": info.auto_delete, "type": info.kind,
+        "name": info.name, "type": info.kind, "durable": info.durable, "exclusive": info.exclusive,
+        "auto_delete": info.auto_delete,
     });
     if let Some(counts) = &queue.counts {
+        shown["messages"] = (counts.ready + counts.unacked).into();
         shown["messages_ready"] = counts.ready.into();
         shown["messages_unacknowledged"] = counts.unacked.into();
-        shown["messages"] = (counts.ready + counts.unacked).into();
         shown["consumers"] = counts.consumers.into();
         shown["first_offset"] = counts.first.into();
         shown["next_offset"] = counts.next.into();
     }
+    shown["shard"] = queue.shard.0.into();
+    shown["log"] = info.log.0.into();
     shown
 }
 
@@ -242,7 +243,7 @@ async fn bindings(State(state): Shared, Path(namespace): Path<String>) -> Answer
 }
 
 async fn explain(State(state): Shared, Path((namespace, queue)): Path<(String, String)>) -> Answer {
-    Ok(Json(json(&admin(&state).explain(&namespace, &queue).await?)?))
+    Ok(Json(admin(&state).explain(&namespace, &queue).await?))
 }
 
 async fn users(State(state): Shared) -> Answer {

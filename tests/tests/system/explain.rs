@@ -2,7 +2,7 @@
 //!
 //! Those that last a moment only, or that no AMQP client can ask for yet, are in `explain_rare`.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use longshore_tests::system::admin::admin;
@@ -73,6 +73,9 @@ fn explain_no_credit_and_leased() -> Result<()> {
         explained_by(&dev.management(), "q", "no_credit").await?;
         let leased = explained_by(&dev.management(), "q", "leased").await?;
         ensure!(leased["by"]["consumer"] != 0, "leased by nobody: {leased}");
+        let connections = admin(&dev.management(), &["connections"]).await?;
+        let connection = connections[0]["id"].as_u64().context("no connection is listed")?;
+        ensure!(leased["by"]["connection"] == connection, "{leased} is not of connection {connection}");
         let explained = admin(&dev.management(), &["explain", "q"]).await?;
         ensure!(explained["delivery"]["unacked"] == 2 && explained["delivery"]["ready"] == 3, "{explained}");
         Ok(())

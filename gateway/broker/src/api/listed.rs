@@ -1,7 +1,7 @@
 //! What administrators list and set.
 
 use super::{ConnectionId, ConnectionInfo, QueueInfo};
-use longshore_wire::{NamespaceId, SessionId, ShardId};
+use longshore_wire::{NamespaceId, NodeId, SessionId, ShardId};
 
 /// A connection as listed.
 #[derive(Clone, Debug)]
@@ -16,6 +16,21 @@ pub struct ConnectionListing {
     pub info: ConnectionInfo,
     /// Consumers that it has.
     pub consumers: usize,
+}
+
+/// A storage node as listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeListing {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// This gateway has a stream to it.
+    pub connected: bool,
+    /// Shards of which it has a replica.
+    pub shards: usize,
+    /// Of these, how many it leads, as far as this gateway knows.
+    pub leads: usize,
 }
 
 /// A gateway as listed.

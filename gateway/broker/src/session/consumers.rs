@@ -440,6 +440,11 @@ impl<O: Clone> Consumers<O> {
         self.consumers.remove(&id).map(|consumer| consumer.owner)
     }
 
+    /// Whose a consumer is.
+    pub fn owner(&self, id: u64) -> Option<&O> {
+        self.consumers.get(&id).map(|consumer| &consumer.owner)
+    }
+
     /// Consumers of logs that satisfy `which`, sorted.
     pub fn of_logs(&self, which: impl Fn(LogId) -> bool) -> Vec<(u64, LogId)> {
         let chosen = self.consumers.iter().filter(|(_, c)| which(c.wanted.log));
