@@ -1,4 +1,4 @@
-//! Development certificates: a certificate authority, a server certificate and a client certificate.
+//! Development certificates: a certificate authority, and one certificate for all storage nodes and gateways.
 //!
 //! `longshore certs` and the first start of `longshore dev` call [`write_all`]. The authority's key is not kept:
 //! to add a host, make a new set. Not for production; there, bring certificates of your own.
@@ -30,12 +30,12 @@ pub enum CertsError {
 }
 
 /// The names of the files that [`write_all`] makes.
-pub const FILES: [&str; 5] = ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"];
+pub const FILES: [&str; 3] = ["ca.crt", "server.crt", "server.key"];
 
-/// Writes `ca.crt`, `server.crt`, `server.key`, `client.crt` and `client.key` (PEM, keys with mode 0600) into `dir`, which is made
-/// if missing. The server certificate is good for `hosts` (DNS names or addresses) as server and as client, since
-/// the parts of Longshore present it to each other; the client certificate carries `client` as its common name.
-pub fn write_all(dir: &Path, hosts: &[String], client: &str) -> Result<(), CertsError> {
+/// Writes `ca.crt`, `server.crt` and `server.key` (PEM, the key with mode 0600) into `dir`, which is made if missing.
+/// The certificate is good for `hosts` (DNS names or addresses) as server and as client, since the parts of Longshore
+/// present it to each other. Nobody else gets one of this authority: it opens the storage tier.
+pub fn write_all(dir: &Path, hosts: &[String]) -> Result<(), CertsError> {
     fs::create_dir_all(dir).map_err(|source| CertsError::Write { path: dir.to_owned(), source })?;
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
@@ -46,27 +46,15 @@ pub fn write_all(dir: &Path, hosts: &[String], client: &str) -> Result<(), Certs
     let issuer = Issuer::new(ca, ca_key);
 
     write(dir, "ca.crt", &ca_cert.pem(), 0o644)?;
-    let both = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    write_leaf(dir, "server", "longshore", hosts, &both, &issuer)?;
-    write_leaf(dir, "client", client, &[], &both[1..], &issuer)
-}
-
-fn write_leaf(
-    dir: &Path,
-    file: &str,
-    common_name: &str,
-    hosts: &[String],
-    usages: &[ExtendedKeyUsagePurpose],
-    issuer: &Issuer<'_, KeyPair>,
-) -> Result<(), CertsError> {
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(hosts.to_vec())?;
-    params.distinguished_name.push(DnType::CommonName, common_name);
-    params.extended_key_usages = usages.to_vec();
+    params.distinguished_name.push(DnType::CommonName, "longshore");
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    let cert = params.signed_by(&key, issuer)?;
-    write(dir, &format!("{file}.crt"), &cert.pem(), 0o644)?;
-    write(dir, &format!("{file}.key"), &key.serialize_pem(), 0o600)
+    let cert = params.signed_by(&key, &issuer)?;
+    write(dir, "server.crt", &cert.pem(), 0o644)?;
+    write(dir, "server.key", &key.serialize_pem(), 0o600)
 }
 
 fn write(dir: &Path, name: &str, text: &str, mode: u32) -> Result<(), CertsError> {
@@ -87,9 +75,9 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn all_files_are_there_and_keys_are_private() {
+    fn all_files_are_there_and_the_key_is_private() {
         let dir = tempfile::tempdir().unwrap();
-        write_all(dir.path(), &["localhost".into(), "127.0.0.1".into()], "dev").unwrap();
+        write_all(dir.path(), &["localhost".into(), "127.0.0.1".into()]).unwrap();
         for name in FILES {
             let file = dir.path().join(name);
             let text = fs::read_to_string(&file).unwrap();

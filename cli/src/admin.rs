@@ -69,9 +69,9 @@ pub enum Command {
         /// Its password.
         #[arg(env = "LONGSHORE_NEW_PASSWORD", hide_env_values = true)]
         new_password: String,
-        /// May administer.
-        #[arg(long)]
-        administrator: bool,
+        /// May administer, or (`--administrator=false`) may not any more; left out, an existing user stays what it is.
+        #[arg(long, require_equals = true, num_args = 0..=1, default_missing_value = "true")]
+        administrator: Option<bool>,
         #[command(flatten)]
         target: Target,
     },

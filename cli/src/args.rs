@@ -90,12 +90,9 @@ struct CertsArgs {
     /// The folder to write to.
     #[arg(long, default_value = "certs/dev")]
     dir: PathBuf,
-    /// A host name or address that the server certificate is good for; may be repeated.
+    /// A host name or address that the certificate is good for; may be repeated.
     #[arg(long = "host", default_values_t = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()])]
     hosts: Vec<String>,
-    /// The common name of the client certificate.
-    #[arg(long, default_value = "client")]
-    client: String,
 }
 
 impl Args {
@@ -107,7 +104,7 @@ impl Args {
             Some(Command::Gateway(args)) => part::gateway(&args),
             Some(Command::StorageNode(args)) => part::storage_node(&args),
             Some(Command::Certs(args)) => {
-                longshore_certs::write_all(&args.dir, &args.hosts, &args.client)?;
+                longshore_certs::write_all(&args.dir, &args.hosts)?;
                 println!("wrote {} to {}", longshore_certs::FILES.join(", "), args.dir.display());
                 Ok(())
             }

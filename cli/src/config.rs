@@ -97,9 +97,9 @@ impl Config {
         require(self.threads <= 256, "threads", "0 to 256")?;
         require((1..=256).contains(&self.storage.shards), "storage.shards", "1 to 256")?;
         require(
-            (1 << 20..=1 << 32).contains(&engine.segment_bytes),
+            (1 << 20..=1 << 30).contains(&engine.segment_bytes),
             "storage.engine.segment_bytes",
-            "1 MiB to 4 GiB",
+            "1 MiB to 1 GiB",
         )?;
         require(engine.election_timeout_ms >= 100, "storage.engine.election_timeout_ms", "at least 100")?;
         require(engine.checkpoint_bytes >= 64 << 10, "storage.engine.checkpoint_bytes", "at least 65536")?;
@@ -107,7 +107,11 @@ impl Config {
         require((8_192..=1 << 20).contains(&amqp.frame_max), "gateway.amqp.frame_max", "8192 to 1048576")?;
         require(amqp.handshake_ms_max >= 100, "gateway.amqp.handshake_ms_max", "at least 100")?;
         require(amqp.channel_max >= 1, "gateway.amqp.channel_max", "at least 1")?;
-        require(amqp.message_bytes_max <= 1 << 30, "gateway.amqp.message_bytes_max", "at most 1 GiB")?;
+        require(
+            amqp.message_bytes_max <= 128 << 20,
+            "gateway.amqp.message_bytes_max",
+            "at most 134217728, the largest that storage takes",
+        )?;
         require(
             self.gateway.pending_bytes_max >= 16 << 20,
             "gateway.pending_bytes_max",

@@ -168,5 +168,5 @@ fn make_certificates(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let hosts = ["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    longshore_certs::write_all(dir, &hosts, "client").context("cannot make development certificates")
+    longshore_certs::write_all(dir, &hosts).context("cannot make development certificates")
 }

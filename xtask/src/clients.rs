@@ -50,6 +50,10 @@ impl Suite {
 
 /// Runs the suites named, or all, against a `longshore dev` of their own.
 pub fn run(names: &[&str]) -> Result<()> {
+    if let Some(unknown) = names.iter().find(|name| SUITES.iter().all(|suite| suite.name != **name)) {
+        let known: Vec<&str> = SUITES.iter().map(|suite| suite.name).collect();
+        bail!("no client suite {unknown}: there are {}", known.join(", "));
+    }
     run::step("release build", "cargo", &["build", "--release", "--quiet", "-p", "longshore"], &[])?;
     let mut ran = 0;
     for suite in SUITES.iter().filter(|suite| names.is_empty() || names.contains(&suite.name)) {

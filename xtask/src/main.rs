@@ -62,8 +62,17 @@ fn check() -> Result<()> {
     broken_builds()
 }
 
-/// One more build, broken on purpose in one way after the other: the simulation must see each.
+/// One more build, broken on purpose in one way after the other: the simulation must see each, and the tests next to the
+/// code those that are theirs.
 fn broken_builds() -> Result<()> {
+    for (package, test) in [
+        ("longshore-consensus", &["--test", "cluster", "broken"][..]),
+        ("longshore-shard", &["--test", "mutations"]),
+        ("longshore-delivery", &["--test", "delivery", "a_reused_lease_is_seen"]),
+    ] {
+        let build = ["test", "--quiet", "-p", package, "--features", "mutations"];
+        run::step(&format!("broken builds of {package}"), "cargo", &[&build[..], test].concat(), &[])?;
+    }
     let test = ["test", "--profile", "sim", "--quiet", "-p", "longshore-tests", "--features", "mutations"];
     run::step("broken builds", "cargo", &[&test[..], &["--test", "broken_builds"]].concat(), &[])
 }

@@ -143,13 +143,13 @@ impl Gateway {
             wanted.push(("AMQP", &config.amqp.listen, None));
         }
         if !config.amqp.tls_listen.is_empty() {
-            let (Some(ca), Some(cert), Some(key)) = (&tls.ca, &tls.cert, &tls.key) else {
+            let (Some(cert), Some(key)) = (&tls.cert, &tls.key) else {
                 return Err(StartError::Setting {
                     key: "gateway.amqp.tls_listen",
-                    why: "needs tls.ca, tls.cert and tls.key".into(),
+                    why: "needs tls.cert and tls.key".into(),
                 });
             };
-            wanted.push(("AMQPS", &config.amqp.tls_listen, Some(tls::acceptor(ca, cert, key)?)));
+            wanted.push(("AMQPS", &config.amqp.tls_listen, Some(tls::acceptor(cert, key)?)));
         }
         for (what, address, tls) in wanted {
             let acceptor = Acceptor {

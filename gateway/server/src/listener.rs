@@ -78,7 +78,7 @@ impl Acceptor {
         let behind_proxy = self.sources.contains(peer.ip());
         let place = if behind_proxy { None } else { Some(self.limits.enter(peer.ip())) };
         if matches!(place, Some(None)) {
-            metrics::counter!("longshore_connections_refused_total", "reason" => "limit").increment(1);
+            refused();
             return;
         }
         let acceptor = self.clone();
@@ -98,7 +98,7 @@ impl Acceptor {
                     }
                     Err(_) => return,
                 }
-                let Some(place) = self.limits.enter(client.ip()) else { return };
+                let Some(place) = self.limits.enter(client.ip()) else { return refused() };
                 place
             }
         };
@@ -113,4 +113,9 @@ impl Acceptor {
             },
         }
     }
+}
+
+/// A limit on connections was reached: the client sees the connection close.
+fn refused() {
+    metrics::counter!("longshore_connections_refused_total", "reason" => "limit").increment(1);
 }

@@ -1,7 +1,6 @@
-//! TLS for clients, by rustls with ring. A client certificate is checked if one is shown, and not asked for otherwise.
+//! TLS for clients, by rustls with ring. Client certificates are not asked for: clients log in with a password, and the
+//! authority that the parts trust is for the parts alone.
 
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
@@ -19,28 +18,20 @@ pub enum TlsError {
         /// Why.
         why: String,
     },
-    /// Certificate and key do not fit together, or the authority is unusable.
+    /// Certificate and key do not fit together.
     #[error("cannot use the certificates: {0}")]
     Setup(String),
 }
 
-/// An acceptor with the certificate chain and key, and the authority of client certificates.
-pub fn acceptor(ca: &Path, cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
+/// An acceptor with the certificate chain and key.
+pub fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let setup = |error: String| TlsError::Setup(error);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
-        roots.add(certificate).map_err(|error| setup(error.to_string()))?;
-    }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| setup(error.to_string()))?;
     let key_der = PrivateKeyDer::from_pem_file(key).map_err(|error| pem_error(key, &error))?;
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| setup(error.to_string()))?
-        .with_client_cert_verifier(verifier)
+        .with_no_client_auth()
         .with_single_cert(certificates(cert)?, key_der)
         .map_err(|error| setup(error.to_string()))?;
     Ok(TlsAcceptor::from(Arc::new(config)))

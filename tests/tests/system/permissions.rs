@@ -251,6 +251,19 @@ fn security_wrong_passwords_are_refused_alike() -> Result<()> {
         ensure!(wrong == unknown, "'{wrong}' tells that the user exists; an unknown one gets '{unknown}'");
         let refused = admin(&dev.management(), &["users", "--user", "real", "--password", "secret"]).await;
         ensure!(refused.is_err(), "a user that is no administrator may administer");
+
+        // A new password leaves an administrator what it is, unless that is asked for.
+        let steps: [(&[&str], bool); 3] = [
+            (&["add-user", "boss", "first", "--administrator"], true),
+            (&["add-user", "boss", "second"], true),
+            (&["add-user", "boss", "third", "--administrator=false"], false),
+        ];
+        for (step, expected) in steps {
+            admin(&dev.management(), step).await?;
+            let users = admin(&dev.management(), &["users"]).await?;
+            let boss = users.as_array().into_iter().flatten().find(|user| user["name"] == "boss");
+            ensure!(boss.is_some_and(|boss| boss["administrator"] == expected), "after {step:?}: {users}");
+        }
         Ok(())
     })
 }
