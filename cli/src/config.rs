@@ -80,8 +80,11 @@ impl Config {
         if let Ok(text) = std::env::var(SECRET.1) {
             figment = figment.merge(Serialized::default(SECRET.0, secret(&text)));
         }
-        let config: Config = figment.merge(flags).extract().context("configuration")?;
-        config.check()?;
+        let figment = figment.merge(flags);
+        let config: Config = figment.extract().context("configuration")?;
+        if let Err(OutOfRange { key, range }) = config.check() {
+            bail!("configuration: {key} must be {range}{}", source(&figment, key));
+        }
         Ok(config)
     }
 
@@ -92,7 +95,7 @@ impl Config {
     }
 
     /// Values that no part could work with.
-    fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<(), OutOfRange> {
         let engine = &self.storage.engine;
         require(self.threads <= 256, "threads", "0 to 256")?;
         require((1..=256).contains(&self.storage.shards), "storage.shards", "1 to 256")?;
@@ -133,8 +136,21 @@ fn secret(text: &str) -> &str {
     text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
 }
 
-fn require(holds: bool, key: &str, range: &str) -> Result<()> {
-    if holds { Ok(()) } else { bail!("configuration: {key} must be {range}") }
+/// A value that could be read and cannot be used.
+struct OutOfRange {
+    key: &'static str,
+    range: &'static str,
+}
+
+fn require(holds: bool, key: &'static str, range: &'static str) -> Result<(), OutOfRange> {
+    if holds { Ok(()) } else { Err(OutOfRange { key, range }) }
+}
+
+/// Where a key's value came from, for the end of a sentence.
+fn source(figment: &Figment, key: &str) -> String {
+    let Some(metadata) = figment.find_metadata(key) else { return String::new() };
+    let place = metadata.source.as_ref().map(|source| format!(" {source}")).unwrap_or_default();
+    format!(" (it came from: {}{place})", metadata.name)
 }
 
 #[cfg(test)]
@@ -162,9 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_value_is_named() {
+    fn an_impossible_value_is_named_with_its_source() {
         let error = format!("{:#}", load("[storage]\nshards = 0\n").unwrap_err());
-        assert!(error.contains("storage.shards"), "{error}");
+        assert!(error.contains("storage.shards must be 1 to 256") && error.contains("TOML file"), "{error}");
+        let flags = crate::args::flags(&["storage.shards=0".to_owned()]).unwrap();
+        let error = format!("{:#}", Config::load(None, flags).unwrap_err());
+        assert!(error.contains("storage.shards") && error.contains("--set"), "{error}");
+        let error = format!("{:#}", load("[tls]\nca = \"ca.crt\"\n").unwrap_err());
+        assert!(error.contains("tls must be") && error.contains("TOML file"), "{error}");
         let error = format!("{:#}", load("[storage]\nshards = \"many\"\n").unwrap_err());
         assert!(error.contains("shards") && error.contains("TOML file"), "{error}");
     }
