@@ -1,8 +1,9 @@
 //! The disk probe: how often a second the disk makes a write of a size durable. Run around every measurement, since
 //! the disk of a shared machine changes by the minute.
 //!
-//! It writes as the node log does: one vectored write and one fdatasync at a time, into a file whose blocks were
-//! written before (a recycled segment), so that no sync has to journal new blocks.
+//! It writes through the node log's file layer: one write and one fdatasync at a time, into a file whose blocks were
+//! written before (a recycled segment), so that no sync has to journal new blocks. But it writes through the page cache,
+//! which the node log passes by.
 
 use crate::histogram::Histogram;
 use anyhow::{Context, Result};

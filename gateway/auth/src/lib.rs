@@ -4,7 +4,7 @@
 //! password costs its hash once per process, and wrong ones cost at most a tenth of a core in all.
 //! Danger: secrets. No type here shows one in `Debug`; comparisons do not tell by their time how much was right;
 //! an unknown user costs as much as a wrong password.
-//! Called by the broker (logins, `put_user`) and by the command line (the first administrator).
+//! Called by the broker (logins, `put_user`) and by the storage node that forms a cluster (the first administrator).
 //!
 //! | module | what |
 //! |---|---|

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct GatewayConfig {
-    /// Its name in lists and logs; empty: the machine's name and the management port.
+    /// Its name in lists and logs; empty: `gateway-` and `gateway.http.listen`.
     pub name: String,
     /// Addresses (`host:port`) of storage nodes to begin with; the others are learned from meta.
     pub storage_nodes: Vec<String>,

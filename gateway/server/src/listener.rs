@@ -1,5 +1,6 @@
 //! Accepts connections: bounds first, then PROXY protocol, then TLS, then the protocol's adapter, each connection
-//! in a task of its own. All before the adapter within the handshake time.
+//! in a task of its own. The PROXY header, the TLS handshake and the adapter's handshake have the handshake time each, counted
+//! from the accept and from the end of the step before.
 
 use crate::limits::{Limits, Place};
 use crate::proxy::{self, Sources};

@@ -38,7 +38,8 @@ pub mod flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Form {
-    /// AMQP 0-9-1: exchange, then the content header's property flags and list as they came.
+    /// AMQP 0-9-1: exchange, then the content header's property flags and list as they came, but without BCC, and with a
+    /// direct reply-to replaced by its queue.
     Amqp = 1,
     /// A Kafka record batch v2, untouched.
     KafkaBatch = 2,

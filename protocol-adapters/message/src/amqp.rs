@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! routing key   as published
-//! properties    u8 length, exchange name, then property flags and list exactly as the client sent them
+//! properties    u8 length, exchange name, then property flags and list as the client sent them, but without the header
+//!               BCC, and with a direct reply-to replaced by its queue (the adapter does both before)
 //! body          as published
 //! ```
-//! Nothing is decoded beyond what a rule asks for; what a client made of its properties comes out byte for byte.
+//! Nothing is decoded beyond what a rule asks for; what else a client made of its properties comes out byte for byte.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use longshore_amqp_codec::{Properties, ShortStr};

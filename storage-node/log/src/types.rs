@@ -21,7 +21,8 @@ pub struct Appended(pub Index);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Durable(pub Index);
 
-/// Sizes and limits of a node log. `Default` is what production uses; the simulation makes all of it small.
+/// Sizes and limits of a node log. `Default` is a base: the storage node's process sets its own sizes over it and keeps
+/// `batch_bytes_max` and `standby_segments`; the simulation makes all of it small.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// Size of a segment file, in bytes; from 16 KiB to 1 GiB. Changing it affects new segments only.
