@@ -195,8 +195,7 @@ impl World {
             }
         };
         if first {
-            let nodes: Vec<NodeId> = (1..=MACHINES as u32).map(NodeId).collect();
-            let formed = node.form(&nodes, now);
+            let formed = node.form(&formation().nodes, now);
             self.history.sound(formed.is_ok(), || format!("{slot} cannot form: {formed:?}"));
             if slot == 0 {
                 node.set_formation(formation());

@@ -455,16 +455,24 @@ impl World {
         for change in down.changes.into_iter().filter_map(|change| change.change) {
             let meta_change::Change::Shard(shard) = change else { continue };
             let mine = shard.replicas.into_iter().find(|replica| replica.node == node && !replica.leaving);
-            let (0, Some(known)) = (shard.id, mine) else { continue };
-            let keeps_id = mutations::on(Mutation::WipedNodeKeepsId);
-            if known.learner && known.request == request || keeps_id {
-                self.input(slot, Input::JoinMeta { replica: ReplicaId(known.id), request });
-                continue;
-            }
-            let replace = v1::ReplaceReplica { shard: 0, old: known.id, node, request };
-            let command = Some(meta_command::Command::ReplaceReplica(replace));
+            let command = match mine {
+                _ if shard.id != 0 => continue,
+                Some(known)
+                    if known.learner && known.request == request
+                        || mutations::on(Mutation::WipedNodeKeepsId) =>
+                {
+                    self.input(slot, Input::JoinMeta { replica: ReplicaId(known.id), request });
+                    continue;
+                }
+                Some(known) => {
+                    let replace = v1::ReplaceReplica { shard: 0, old: known.id, node, request };
+                    meta_command::Command::ReplaceReplica(replace)
+                }
+                None => meta_command::Command::ObserveMeta(v1::ObserveMeta { node, request }),
+            };
             for to in (0..MACHINES).filter(|to| *to != slot) {
-                let command = v1::MetaCommand { command: command.clone(), ..v1::MetaCommand::default() };
+                let command =
+                    v1::MetaCommand { command: Some(command.clone()), ..v1::MetaCommand::default() };
                 self.call(to, slot, command, Caller::Nobody);
             }
         }

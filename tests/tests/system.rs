@@ -15,6 +15,7 @@
 //! | `large_transient` | 20 MiB in memory only, from one gateway to the other |
 //! | `input` | bytes that no client should send |
 //! | `metrics` | what every process shows of itself |
+//! | `zones` | more nodes than copies, in three zones; a node that moves |
 //! | `sync` | under strace: no confirm before two nodes have synced |
 
 #[path = "system/crash.rs"]
@@ -43,3 +44,5 @@ mod rebuild;
 mod restart;
 #[path = "system/sync.rs"]
 mod sync;
+#[path = "system/zones.rs"]
+mod zones;

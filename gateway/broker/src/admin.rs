@@ -9,7 +9,7 @@ use crate::queues;
 use crate::transients::Purpose;
 use longshore_auth::{ScramVerifier, hash_password};
 use longshore_proto::v1::{self, gateway_item::Item, meta_command::Command};
-use longshore_wire::{SessionId, ShardId};
+use longshore_wire::{NodeId, SessionId, ShardId};
 use std::sync::Arc;
 
 /// Queues whose counts one listing asks for.
@@ -99,14 +99,16 @@ impl Admin {
     /// Storage nodes in service.
     pub fn nodes(&self) -> Vec<NodeListing> {
         let (engine, shards) = (self.core.engine(), self.shards());
-        let nodes = self.core.view.nodes().into_iter().map(|(id, address)| NodeListing {
-            id,
-            address,
-            connected: engine.as_ref().is_some_and(|engine| engine.is_linked(id)),
-            shards: shards.iter().filter(|(_, _, nodes)| nodes.contains(&id.0)).count(),
-            leads: shards.iter().filter(|(_, leader, _)| *leader == Some(id.0)).count(),
-        });
-        nodes.collect()
+        let listed = |node: v1::StorageNode| NodeListing {
+            id: NodeId(node.id),
+            connected: engine.as_ref().is_some_and(|engine| engine.is_linked(NodeId(node.id))),
+            shards: shards.iter().filter(|(_, _, nodes)| nodes.contains(&node.id)).count(),
+            leads: shards.iter().filter(|(_, leader, _)| *leader == Some(node.id)).count(),
+            address: node.address,
+            zone: node.zone,
+            version: node.version,
+        };
+        self.core.view.nodes().into_iter().map(listed).collect()
     }
 
     /// Shards that hold logs: id, the node that leads as far as this gateway knows, and the nodes that hold them.

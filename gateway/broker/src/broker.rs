@@ -99,7 +99,7 @@ impl Core {
                     }
                 }
                 ViewEvent::Topology => {
-                    self.client.learn(self.view.nodes().into_iter().map(|(_, address)| address));
+                    self.client.learn(self.view.nodes().into_iter().map(|node| node.address));
                     engine.sync_links();
                 }
             }

@@ -160,7 +160,8 @@ impl Engine {
 
     /// Makes the links that the view asks for, and ends those to nodes that are gone.
     pub fn sync_links(self: &Arc<Self>) {
-        let wanted: BTreeMap<NodeId, String> = self.view.nodes().into_iter().collect();
+        let nodes = self.view.nodes().into_iter();
+        let wanted: BTreeMap<NodeId, String> = nodes.map(|node| (NodeId(node.id), node.address)).collect();
         let gone: Vec<(NodeId, tokio::task::AbortHandle)> = lock(&self.links)
             .extract_if(|node, (address, _)| wanted.get(node) != Some(address))
             .map(|(node, (_, task))| (node, task))

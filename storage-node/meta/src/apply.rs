@@ -95,6 +95,7 @@ impl Meta {
             Command::RegisterNode(register) => self.register_node(register),
             Command::RetireNode(retire) => self.retire_node(retire.node),
             Command::ReplaceReplica(replace) => self.replace_replica(replace),
+            Command::ObserveMeta(observe) => self.observe_meta(observe.node, observe.request),
             Command::ReplicaPromoted(promoted) => self.replica_promoted(promoted.shard, promoted.replica),
             Command::ReplicaRemoved(removed) => self.replica_removed(removed.shard, removed.replica),
             Command::OpenGateway(open) => self.open_gateway(open),

@@ -14,7 +14,9 @@
 //! | [`limits`] | every bound, by name |
 //! | `state` | the entities, look-ups; every write goes through here |
 //! | `apply` | from bytes to a decision |
-//! | `cluster` | forming, storage nodes, shards and their replicas |
+//! | `cluster` | forming, storage nodes |
+//! | `replicas` | the shards' replicas, and replacing them |
+//! | `placement` | which nodes hold which shard of a new cluster |
 //! | `gateways` | sessions, and what goes with them |
 //! | `namespaces` | namespaces, users, permissions |
 //! | `queues`, `exchanges`, `bindings` | what their names say |
@@ -33,13 +35,16 @@ pub mod leases;
 pub mod limits;
 mod namespaces;
 mod pages;
+mod placement;
 mod queues;
+mod replicas;
 mod state;
 
 pub use changes::Reset;
-pub use cluster::ReplicaChange;
 pub use leases::{Heard, Leases};
 pub use pages::RestoreError;
+pub use placement::first_nodes;
+pub use replicas::ReplicaChange;
 pub use state::Meta;
 
 use longshore_proto::v1::{MetaChange, MetaReply};

@@ -124,7 +124,7 @@ impl Host {
         for shard in self.meta.meta.shards() {
             let staying = shard.replicas.iter().filter(|replica| !replica.leaving);
             let desired: Vec<Replica> =
-                staying.map(|r| Replica { id: ReplicaId(r.id), learner: false }).collect();
+                staying.map(|r| Replica { id: ReplicaId(r.id), learner: r.observer }).collect();
             store.reconcile(ShardId(shard.id), &desired);
         }
     }

@@ -98,7 +98,7 @@ async fn member_of(
             peers().find(|peer| !peer.cluster.is_empty() && !is_forming_with_us(peer, answers, own));
         return match with_cluster {
             Some(peer) => join(config, tls, own, peer).await,
-            None => form(config, addresses, answers, own),
+            None => form(addresses, answers, own),
         };
     };
     // It ended before it knew that its cluster is formed. Where it is, it has this node's identity already.
@@ -108,7 +108,7 @@ async fn member_of(
     {
         return Some(membership);
     }
-    let formed = form(config, addresses, answers, own).filter(|membership| membership.cluster == known);
+    let formed = form(addresses, answers, own).filter(|membership| membership.cluster == known);
     if formed.is_some() || fellow.is_none() || asked_since.elapsed() < FORMING_TIME {
         return formed;
     }
@@ -160,21 +160,23 @@ fn is_forming_with_us(peer: &v1::Identity, answers: &[Option<v1::Identity>], own
     })
 }
 
+/// Zones count: who votes in meta follows from them, and two nodes must not begin with different voters.
 fn cluster_id(all: &[&v1::Identity]) -> String {
-    let mut identities: Vec<_> = all.iter().map(|answer| answer.identity.clone()).collect();
-    identities.sort();
+    let mut sorted: Vec<_> = all.iter().map(|answer| (&answer.identity, &answer.zone)).collect();
+    sorted.sort();
     let mut hash = Sha256::new();
-    identities.iter().for_each(|identity| hash.update(identity));
+    for (identity, zone) in sorted {
+        hash.update(identity);
+        if !zone.is_empty() {
+            hash.update((zone.len() as u64).to_le_bytes());
+            hash.update(zone);
+        }
+    }
     hex(&hash.finalize()[..16])
 }
 
 /// Forms the cluster if all of it is here, each with an identity and without a cluster (or with this very one).
-fn form(
-    config: &StorageConfig,
-    addresses: &[String],
-    answers: &[Option<v1::Identity>],
-    own: &Identity,
-) -> Option<Membership> {
+fn form(addresses: &[String], answers: &[Option<v1::Identity>], own: &Identity) -> Option<Membership> {
     let all: Vec<&v1::Identity> = answers.iter().map(Option::as_ref).collect::<Option<_>>()?;
     let cluster = cluster_id(&all);
     if !all.iter().all(|answer| answer.cluster.is_empty() || answer.cluster == cluster) {
@@ -183,7 +185,7 @@ fn form(
     let info = |(at, (address, answer)): (usize, (&String, &&v1::Identity))| NodeInfo {
         id: at as u32 + 1,
         address: address.clone(),
-        zone: if *answer.identity == own.random { config.zone.clone() } else { String::new() },
+        zone: answer.zone.clone(),
         version: answer.version.clone(),
         retired: false,
         identity: answer.identity.clone(),
@@ -202,18 +204,64 @@ async fn join(
     own: &Identity,
     peer: &v1::Identity,
 ) -> Option<Membership> {
+    let mut addresses = vec![peer.address.clone()];
+    addresses.extend(config.initial_nodes.iter().filter(|address| *address != config.advertised()).cloned());
+    let reply = register(config, tls, 0, &own.random, addresses).await?;
+    if reply.error() != MetaError::MetaOk || reply.node == 0 {
+        return None;
+    }
+    tracing::info!(cluster = %peer.cluster, node = reply.node, "joined a cluster");
+    Some(Membership {
+        cluster: peer.cluster.clone(),
+        node: NodeId(reply.node),
+        forming: Vec::new(),
+        formed: true,
+        settled: false,
+    })
+}
+
+/// Tells meta where a node that belonged to the cluster before is now, in which zone, and of which version. The others would
+/// look for it where it was; and nodes with a lower id are who dials it, so that it may hear of nobody until then.
+pub(crate) async fn announce(
+    config: StorageConfig,
+    tls: Option<TlsIdentity>,
+    node: NodeId,
+    random: [u8; 16],
+) {
+    let mut addresses = config.initial_nodes.clone();
+    addresses.push(config.advertised().to_owned());
+    loop {
+        match register(&config, tls.as_ref(), node.0, &random, addresses.clone()).await {
+            Some(reply) if reply.error() == MetaError::MetaOk => return,
+            Some(reply) => {
+                let why = reply.message;
+                tracing::error!(%why, "meta does not take this node's address, zone and version");
+                return;
+            }
+            None => tokio::time::sleep(ASK_EVERY).await,
+        }
+    }
+}
+
+/// What meta's leader answers to this node's address, zone and version; `None` if it is not found at these addresses. `id`: 0
+/// for a node that has never belonged to the cluster; with any other, meta takes it for that one or for none.
+async fn register(
+    config: &StorageConfig,
+    tls: Option<&TlsIdentity>,
+    id: u32,
+    random: &[u8; 16],
+    mut addresses: Vec<String>,
+) -> Option<v1::MetaReply> {
     let info = NodeInfo {
-        id: 0,
+        id,
         address: config.advertised().to_owned(),
         zone: config.zone.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         retired: false,
-        identity: own.random.to_vec().into(),
+        identity: random.to_vec().into(),
     };
     let register = meta_command::Command::RegisterNode(RegisterNode { node: Some(info) });
     let command = MetaCommand { command: Some(register), ..MetaCommand::default() };
-    let mut addresses = vec![peer.address.clone()];
-    addresses.extend(config.initial_nodes.iter().filter(|address| *address != config.advertised()).cloned());
     let mut at = 0;
     while let Some(address) = addresses.get(at).cloned() {
         at += 1;
@@ -224,15 +272,8 @@ async fn join(
         {
             addresses.push(leader.address.clone());
         }
-        if reply.error() == MetaError::MetaOk && reply.node != 0 {
-            tracing::info!(cluster = %peer.cluster, node = reply.node, "joined a cluster");
-            return Some(Membership {
-                cluster: peer.cluster.clone(),
-                node: NodeId(reply.node),
-                forming: Vec::new(),
-                formed: true,
-                settled: false,
-            });
+        if !matches!(reply.error(), MetaError::MetaNotLeader | MetaError::MetaUnavailable) {
+            return Some(reply);
         }
     }
     None
@@ -266,6 +307,8 @@ mod tests {
         let id = cluster_id(&[&a, &b, &c]);
         assert_eq!(id, cluster_id(&[&c, &a, &b]));
         assert_ne!(id, cluster_id(&[&a, &b]));
+        let elsewhere = v1::Identity { zone: "east".into(), ..c.clone() };
+        assert_ne!(id, cluster_id(&[&a, &b, &elsewhere]));
         assert_eq!(hex(&unhex(&id).unwrap()), id);
     }
 }

@@ -50,7 +50,7 @@ pub struct StorageConfig {
     pub advertise: String,
     /// Addresses of the nodes that form the cluster, this one included; the same list on each. One node: itself alone.
     pub initial_nodes: Vec<String>,
-    /// Where the node stands; not used for placement yet.
+    /// What the node fails together with: a data centre, a rack. Replicas are spread over zones. Empty: unknown.
     pub zone: String,
     /// Health and metrics over HTTP, `host:port`; empty: none.
     pub http_listen: String,

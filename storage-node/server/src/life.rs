@@ -63,6 +63,10 @@ impl Main {
         let peers = self.meet_peers(&found);
         let registry = Arc::new(Registry::new());
         let threads = self.threads(&found, &registry, &peers).start(node, writer, clock)?;
+        if found.settled {
+            let (config, tls) = (self.config.clone(), self.tls.clone());
+            tokio::spawn(bootstrap::announce(config, tls, found.node, self.own.random));
+        }
         let services =
             Services { mailbox: self.mailbox.clone(), registry, peers, node: found.node, identity: told };
         tokio::spawn(follow_meta_from_outside(
@@ -83,6 +87,7 @@ impl Main {
             identity: self.own.random.to_vec().into(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             address: self.config.advertised().to_owned(),
+            zone: self.config.zone.clone(),
             ..v1::Identity::default()
         }
     }
@@ -174,9 +179,8 @@ impl Main {
         if found.forming.is_empty() {
             return Ok(());
         }
-        let nodes: Vec<NodeId> = found.forming.iter().map(|node| NodeId(node.id)).collect();
-        node.form(&nodes, now)?;
-        if nodes.first() != Some(&found.node) {
+        node.form(&found.forming, now)?;
+        if found.forming.first().map(|node| NodeId(node.id)) != Some(found.node) {
             return Ok(());
         }
         let mut password = self.config.administrator_password.reveal().to_owned();

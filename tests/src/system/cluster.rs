@@ -1,4 +1,4 @@
-//! Three storage nodes and some gateways, each a process of its own; and everything in one process.
+//! Storage nodes, three unless said otherwise, and some gateways, each a process of its own; and everything in one process.
 
 use super::process::{Process, free_port, free_ports};
 use anyhow::{Context, Result};
@@ -12,6 +12,7 @@ const DEV_PORTS: [u16; 6] = [5_671, 5_672, 7_400, 7_401, 7_402, 15_672];
 pub struct Cluster {
     dir: PathBuf,
     settings: Vec<String>,
+    node_settings: Vec<Vec<String>>,
     gateway_settings: Vec<String>,
     node_addresses: Vec<String>,
     node_http_ports: Vec<u16>,
@@ -37,6 +38,22 @@ impl Cluster {
         self.gateway_settings.push(setting.to_owned());
     }
 
+    /// Gives one node, when it is started next, a setting (`key=value`).
+    pub fn set_node(&mut self, n: usize, setting: &str) {
+        self.node_settings[n].push(setting.to_owned());
+    }
+
+    /// How many nodes there are, running or not.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A node will be at another address when it is started next.
+    pub fn move_node(&mut self, n: usize) -> Result<()> {
+        self.node_addresses[n] = format!("127.0.0.1:{}", free_port()?);
+        Ok(())
+    }
+
     /// Starts every node and gateway, and waits until all are ready.
     pub async fn start_all(&mut self) -> Result<()> {
         for n in 0..self.nodes.len() {
@@ -53,7 +70,12 @@ impl Cluster {
 
     /// Ports and names; nothing runs yet.
     pub fn prepare(dir: &Path, gateways: usize, settings: &[&str]) -> Result<Cluster> {
-        let addresses = (0..3).map(|_| Ok(format!("127.0.0.1:{}", free_port()?)));
+        Cluster::prepare_nodes(dir, 3, gateways, settings)
+    }
+
+    /// The same with as many nodes.
+    pub fn prepare_nodes(dir: &Path, nodes: usize, gateways: usize, settings: &[&str]) -> Result<Cluster> {
+        let addresses = (0..nodes).map(|_| Ok(format!("127.0.0.1:{}", free_port()?)));
         Cluster::prepare_at(dir, addresses.collect::<Result<Vec<_>>>()?, gateways, settings)
     }
 
@@ -64,12 +86,13 @@ impl Cluster {
         gateways: usize,
         settings: &[&str],
     ) -> Result<Cluster> {
-        let node_http_ports = (0..3).map(|_| free_port()).collect::<Result<Vec<_>>>()?;
+        let node_http_ports = node_addresses.iter().map(|_| free_port()).collect::<Result<Vec<_>>>()?;
         let gateway_ports =
             (0..gateways).map(|_| Ok((free_port()?, free_port()?))).collect::<Result<Vec<_>>>()?;
         Ok(Cluster {
             dir: dir.to_owned(),
             settings: settings.iter().map(|setting| (*setting).to_owned()).collect(),
+            node_settings: node_addresses.iter().map(|_| Vec::new()).collect(),
             gateway_settings: Vec::new(),
             nodes: node_addresses.iter().map(|_| None).collect(),
             gateways: gateway_ports.iter().map(|_| None).collect(),
@@ -106,7 +129,8 @@ impl Cluster {
 
     /// The command line of a node, after the binary's name.
     pub fn node_args(&self, n: usize) -> Vec<String> {
-        let addresses: Vec<String> = (0..3).map(|n| format!("\"{}\"", self.node_address(n))).collect();
+        let addresses: Vec<String> =
+            self.node_addresses.iter().map(|address| format!("\"{address}\"")).collect();
         let mut args = vec!["storage-node".to_owned()];
         args.extend(set("storage.data_dir", self.data_dir(n).display()));
         args.extend(set("storage.listen", self.node_address(n)));
@@ -114,12 +138,14 @@ impl Cluster {
         args.extend(set("storage.initial_nodes", format!("[{}]", addresses.join(","))));
         args.extend(set("storage.administrator", "guest"));
         args.extend(set("storage.administrator_password", "guest"));
-        args.extend(self.settings.iter().flat_map(|setting| ["--set".to_owned(), setting.clone()]));
+        let own = self.settings.iter().chain(&self.node_settings[n]);
+        args.extend(own.flat_map(|setting| ["--set".to_owned(), setting.clone()]));
         args
     }
 
     fn gateway_args(&self, n: usize) -> Vec<String> {
-        let addresses: Vec<String> = (0..3).map(|n| format!("\"{}\"", self.node_address(n))).collect();
+        let addresses: Vec<String> =
+            self.node_addresses.iter().map(|address| format!("\"{address}\"")).collect();
         let mut args = vec!["gateway".to_owned()];
         args.extend(set("gateway.storage_nodes", format!("[{}]", addresses.join(","))));
         args.extend(set("gateway.amqp.listen", &self.amqp()[n]));

@@ -69,7 +69,7 @@ pub async fn shards(address: &str) -> Result<Vec<ShardView>> {
 /// The place in the cluster's list of the node that leads a shard; waits for one.
 pub async fn leader(cluster: &Cluster, shard: u32) -> Result<usize> {
     until(&format!("a leader of shard {shard}"), Duration::from_secs(20), async || {
-        for n in 0..3 {
+        for n in 0..cluster.nodes() {
             let Ok(list) = shards(&cluster.node_address(n)).await else { continue };
             if list.iter().any(|view| view.shard == shard && view.leads) {
                 return Ok(Some(n));
@@ -83,7 +83,7 @@ pub async fn leader(cluster: &Cluster, shard: u32) -> Result<usize> {
 /// What all nodes say of their shards, a line each: for the output of a test that failed.
 pub async fn describe(cluster: &Cluster) -> String {
     let mut text = String::new();
-    for n in 0..3 {
+    for n in 0..cluster.nodes() {
         let answer = match ask(&cluster.node_address(n), "shards").await {
             Ok(shards) => shards.to_string(),
             Err(error) => format!("{error:#}"),
@@ -98,7 +98,7 @@ pub async fn describe(cluster: &Cluster) -> String {
 pub async fn wait_for_three_voters(cluster: &Cluster, limit: Duration) -> Result<()> {
     until("three voters of every shard", limit, async || {
         let (mut ids, mut views) = (Vec::new(), Vec::new());
-        for n in 0..3 {
+        for n in 0..cluster.nodes() {
             let address = cluster.node_address(n);
             ids.push(node_id(&address).await?);
             views.extend(shards(&address).await?);
@@ -129,7 +129,7 @@ pub async fn wait_for_three_voters(cluster: &Cluster, limit: Duration) -> Result
 pub async fn wait_for_spread_leaders(cluster: &Cluster) -> Result<()> {
     until("the leaders to be spread", Duration::from_secs(60), async || {
         let (mut ids, mut led) = (Vec::new(), Vec::new());
-        for n in 0..3 {
+        for n in 0..cluster.nodes() {
             let address = cluster.node_address(n);
             ids.push(node_id(&address).await?);
             led.extend(shards(&address).await?.into_iter().filter(|view| view.leads));

@@ -25,6 +25,10 @@ pub struct NodeListing {
     pub id: NodeId,
     /// Where it is reached.
     pub address: String,
+    /// What it fails together with; empty if unknown.
+    pub zone: String,
+    /// Which Longshore it runs.
+    pub version: String,
     /// This gateway has a stream to it.
     pub connected: bool,
     /// Shards of which it has a replica.

@@ -13,7 +13,7 @@ use crate::api::*;
 use crate::routing::{Exchanges, Input, Matched};
 use longshore_proto::v1;
 use longshore_wire::spec::LogSpec;
-use longshore_wire::{LogId, NamespaceId, NodeId, Reader, ShardId};
+use longshore_wire::{LogId, NamespaceId, Reader, ShardId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -274,10 +274,8 @@ impl Metadata {
     }
 
     /// Nodes in service.
-    pub fn nodes(&self) -> Vec<(NodeId, String)> {
-        let global = read(&self.global);
-        let live = global.nodes.values().filter(|node| !node.retired);
-        live.map(|node| (NodeId(node.id), node.address.clone())).collect()
+    pub fn nodes(&self) -> Vec<v1::StorageNode> {
+        read(&self.global).nodes.values().filter(|node| !node.retired).cloned().collect()
     }
 
     /// The shards that hold logs (all but meta's own).

@@ -11,7 +11,7 @@ use prost::Message;
 
 fn live() -> Live {
     let mut live = Live::new();
-    live.submit(form(1, 1));
+    live.submit(form(1, 1, &[]));
     live
 }
 

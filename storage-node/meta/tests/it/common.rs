@@ -54,9 +54,12 @@ impl Live {
     }
 }
 
-pub fn form(nodes: u32, shards: u32) -> Command {
+/// Nodes 1 to `nodes`; `zones` are theirs in turn, if there are any.
+pub fn form(nodes: u32, shards: u32, zones: &[&str]) -> Command {
+    let zone = |id: u32| zones.get(id as usize - 1).copied().unwrap_or_default().to_owned();
     let node = |id| StorageNode {
         id,
+        zone: zone(id),
         address: format!("node{id}:7400"),
         identity: Bytes::from(format!("i{id}")),
         ..StorageNode::default()
@@ -83,11 +86,13 @@ fn log_words(log: u64) -> String {
 }
 
 pub fn shard_line(shard: &Shard) -> String {
-    let mark = |r: &Replica| match (r.learner, r.leaving) {
-        (true, true) => " learning and leaving",
-        (true, false) => " learning",
-        (false, true) => " leaving",
-        (false, false) => "",
+    let mark = |r: &Replica| match (r.learner, r.leaving, r.observer) {
+        (_, true, true) => " observing and leaving",
+        (_, false, true) => " observing",
+        (true, true, _) => " learning and leaving",
+        (true, false, _) => " learning",
+        (false, true, _) => " leaving",
+        (false, false, _) => "",
     };
     let one = |r: &Replica| format!("{}{}", words_of(r.id), mark(r));
     format!("shard {}: {}", shard.id, shard.replicas.iter().map(one).collect::<Vec<_>>().join(", "))

@@ -153,6 +153,7 @@ fn cluster_command() -> impl Strategy<Value = Command> {
         1 => (0u32..3, 1u32..6, 1u16..5, 1u32..6).prop_map(move |(shard, old, n, node)| {
             Command::ReplaceReplica(ReplaceReplica { shard, old: replica(old, n), node, request: 0 })
         }),
+        1 => (1u32..6).prop_map(|node| Command::ObserveMeta(ObserveMeta { node, request: 0 })),
         1 => (0u32..3, 1u32..6, 1u16..5).prop_map(move |(shard, node, n)| {
             Command::ReplicaPromoted(ReplicaPromoted { shard, replica: replica(node, n) })
         }),
@@ -200,8 +201,11 @@ fn check_invariants(meta: &Meta) {
     }
     for shard in meta.shards() {
         assert!(shard.replicas.iter().all(|replica| replica.id & 0xFFFF <= shard.incarnations.into()));
-        let staying = shard.replicas.iter().filter(|replica| !replica.leaving).count();
-        assert_eq!(staying, 3, "{shard:?}");
+        let staying = || shard.replicas.iter().filter(|replica| !replica.leaving);
+        assert_eq!(staying().filter(|replica| !replica.observer).count(), 3, "{shard:?}");
+        let nodes: std::collections::BTreeSet<u32> = staying().map(|replica| replica.node).collect();
+        assert_eq!(nodes.len(), staying().count(), "two of one node: {shard:?}");
+        assert!(staying().all(|replica| !replica.observer || replica.learner), "{shard:?}");
         for replica in &shard.replicas {
             assert!(meta.node(longshore_wire::NodeId(replica.node)).is_some());
         }
@@ -216,7 +220,7 @@ proptest! {
         commands in proptest::collection::vec((command(), 0u8..10), 1..80),
     ) {
         let mut live = Live::new();
-        let mut watcher = Watcher::of(&live.submit(form(3, 2)).changes);
+        let mut watcher = Watcher::of(&live.submit(form(3, 2, &[])).changes);
         for (command, then) in commands {
             let mut twin = Meta::restore(live.meta.all_pages()).unwrap();
             let before = live.meta.revision();
@@ -254,7 +258,7 @@ proptest! {
         flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
     ) {
         let mut live = Live::new();
-        live.submit(form(3, 2));
+        live.submit(form(3, 2, &[]));
         live.apply(Bytes::from(noise));
         let mut bytes = MetaCommand { command: Some(command), ..MetaCommand::default() }.encode_to_vec();
         for (at, byte) in flips {
@@ -269,7 +273,7 @@ proptest! {
 #[test]
 fn entries_of_raft_itself_only_move_the_index() {
     let mut live = Live::new();
-    live.submit(form(1, 1));
+    live.submit(form(1, 1, &[]));
     let revision = live.meta.revision();
     let applied = live.meta.apply(Index(9), Term(4), &EntryContext { stamp: LogTime(5) }, &Bytes::new());
     assert!(applied.changes.is_empty());

@@ -133,7 +133,11 @@ fn run(live: &mut Live, line: &str) -> String {
 
 fn command(words: &Words<'_>) -> Command {
     match words.0[0] {
-        "form" => crate::common::form(words.int("nodes") as u32, words.int("shards") as u32),
+        "form" => {
+            let zones = words.text("zones");
+            let zones: Vec<&str> = zones.split(',').collect();
+            crate::common::form(words.int("nodes") as u32, words.int("shards") as u32, &zones)
+        }
         "namespace" => Command::PutNamespace(PutNamespace { name: words.at(1) }),
         "delete-namespace" => Command::DeleteNamespace(DeleteNamespace { name: words.at(1) }),
         "user" => Command::PutUser(put_user(words)),
@@ -174,6 +178,7 @@ fn command(words: &Words<'_>) -> Command {
                 id: words.int("id") as u32,
                 address: words.at(1),
                 identity: Bytes::from(words.text("identity")),
+                zone: words.text("zone"),
                 ..StorageNode::default()
             }),
         }),
@@ -184,6 +189,7 @@ fn command(words: &Words<'_>) -> Command {
             node: words.number(3),
             request: 0,
         }),
+        "observe" => Command::ObserveMeta(ObserveMeta { node: words.number(1), request: 0 }),
         "promoted" => Command::ReplicaPromoted(ReplicaPromoted {
             shard: words.number(1),
             replica: replica_of(words.0[2]),

@@ -14,6 +14,7 @@ use longshore_consensus::Store;
 use longshore_io::{Disk, Mono};
 use longshore_log::{LogWriter, NodeLog, SegmentState};
 use longshore_meta::Meta;
+use longshore_proto::v1;
 use longshore_records::{Records, RecordsError, SegmentInfo};
 use longshore_shard::Shard;
 use longshore_wire::{Index, NodeId, ReplicaId, ShardId};
@@ -157,13 +158,14 @@ impl Node {
         members.members().filter(|replica| replica.node() == self.host.node).max()
     }
 
-    /// Makes this node's replica of meta, as every node that forms the cluster does in the same way.
-    pub fn form(&mut self, nodes: &[NodeId], now: Mono) -> Result<(), OpenError> {
+    /// Makes this node's replica of meta if it is one of those that get a vote in it. `nodes` form the cluster; each of them
+    /// does the same with the same list.
+    pub fn form(&mut self, nodes: &[v1::StorageNode], now: Mono) -> Result<(), OpenError> {
         if self.store.groups().any(|group| group == META) {
             return Ok(());
         }
-        let voters: Vec<ReplicaId> =
-            nodes.iter().take(longshore_meta::COPIES).map(|node| ReplicaId::new(*node, 1)).collect();
+        let on = longshore_meta::first_nodes(nodes, META.0).into_iter();
+        let voters: Vec<ReplicaId> = on.map(|node| ReplicaId::new(NodeId(node), 1)).collect();
         let me = ReplicaId::new(self.host.node, 1);
         if voters.contains(&me) {
             self.store.bootstrap(META, me, &voters, now)?;
