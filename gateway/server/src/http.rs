@@ -136,7 +136,8 @@ async fn gateways(State(state): Shared) -> Answer {
 async fn nodes(State(state): Shared) -> Answer {
     let shown = admin(&state).nodes().into_iter().map(|n| {
         json!({
-            "node": n.id.0, "address": n.address, "zone": n.zone, "version": n.version, "connected": n.connected, "shards": n.shards, "leads": n.leads,
+            "node": n.id.0, "address": n.address, "zone": n.zone, "version": n.version, "connected": n.connected,
+            "shards": n.shards, "leads": n.leads,
         })
     });
     Ok(Json(shown.collect()))
